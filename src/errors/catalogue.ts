@@ -1,0 +1,170 @@
+/**
+ * Every error that pgvpd itself can send: its stable code, SQLSTATE, severity, whose fault it is, and the text that a
+ * client may see. docs/errors.md and the `code` and `blame` labels of the metrics come from this table.
+ * `{name}` in a text is replaced by a parameter of the ProxyError; anything else about an error stays in the log.
+ */
+
+/** Whose fault an error is: it is a metric label, and decides the level at which the error is logged. */
+export type Blame = "client" | "tenant" | "upstream" | "proxy";
+
+export interface ErrorDefinition {
+  readonly sqlstate: string;
+  readonly severity: "FATAL" | "ERROR";
+  readonly blame: Blame;
+  /** The ErrorResponse's message. */
+  readonly text: string;
+  /** The ErrorResponse's hint: what to do next. */
+  readonly hint?: string;
+}
+
+function fatal(sqlstate: string, blame: Blame, text: string, hint?: string): ErrorDefinition {
+  return { sqlstate, severity: "FATAL", blame, text, ...(hint === undefined ? {} : { hint }) };
+}
+
+export const catalogue = {
+  // The StartupMessage, as bytes.
+  startup_length: fatal("08P01", "client", "invalid length of startup packet"),
+  startup_layout: fatal("08P01", "client", "invalid startup packet layout"),
+  startup_repeated: fatal("08P01", "client", "too many encryption requests before the startup packet"),
+  startup_pipelined: fatal("08P01", "client", "received data before the answer to an encryption request"),
+  protocol_version: fatal(
+    "0A000",
+    "client",
+    "unsupported frontend protocol {version}: server supports 3.0 to 3.2",
+    "Connect with a client that speaks PostgreSQL protocol 3.",
+  ),
+
+  // The StartupMessage, as an identity.
+  user_missing: fatal("28000", "client", "no PostgreSQL user name specified in startup packet"),
+  user_characters: fatal("28000", "client", "user name is not valid UTF-8 or holds control characters"),
+  user_without_context: fatal(
+    "28000",
+    "client",
+    "Username must contain context values separated by '{separator}'",
+    "Connect as {example}.",
+  ),
+  user_without_role: fatal(
+    "28000",
+    "client",
+    "user name has no role before the '{separator}'",
+    "Connect as {example}.",
+  ),
+  tenant_empty: fatal(
+    "28000",
+    "client",
+    "user name has no tenant: the value of {variable} is empty",
+    "Connect as {example}.",
+  ),
+  context_count: fatal(
+    "28000",
+    "client",
+    "Expected {expected} context value(s), got {actual}",
+    "Connect as {example}: one value for each of context_variables, in that order.",
+  ),
+  name_too_long: fatal(
+    "28000",
+    "client",
+    "{what} is longer than 63 bytes",
+    "PostgreSQL would cut it down to another name.",
+  ),
+  database_characters: fatal("28000", "client", "database name is not valid UTF-8 or holds control characters"),
+  login_role: fatal(
+    "28000",
+    "tenant",
+    'role "{role}" may not be used by a tenant',
+    "The setting login_roles lists the roles that may.",
+  ),
+  replication: fatal(
+    "42501",
+    "client",
+    "replication connections are not allowed for a tenant",
+    "A replication connection ignores row-level security. Use a user listed in superuser_bypass.",
+  ),
+  parameter_protected: fatal(
+    "42501",
+    "client",
+    'parameter "{name}" may not be set',
+    "pgvpd sets it from the user name.",
+  ),
+  parameter_not_listed: fatal(
+    "42501",
+    "client",
+    'parameter "{name}" may not be set',
+    "The setting client_parameters lists the parameters that may; ignore_startup_parameters drops one silently.",
+  ),
+  options_syntax: fatal(
+    "22023",
+    "client",
+    "invalid command-line argument in the startup parameter options: {problem}",
+    "Write -c name=value or --name=value, separated by spaces.",
+  ),
+
+  // Between the StartupMessage and ReadyForQuery.
+  login_message: fatal(
+    "08P01",
+    "client",
+    "unexpected data from the client during login",
+    "During login a client may only answer authentication requests, with one message each.",
+  ),
+  message_length: fatal("08P01", "client", "invalid message length"),
+  handshake_timeout: fatal(
+    "57014",
+    "client",
+    "canceling authentication due to timeout",
+    "The setting handshake_timeout limits the login.",
+  ),
+  authentication_method: fatal(
+    "28000",
+    "upstream",
+    "the upstream server asks for an authentication method that cannot be relayed ({method})",
+    "Use scram-sha-256, password or trust for this role in pg_hba.conf.",
+  ),
+  authentication_rounds: fatal("28000", "upstream", "too many authentication requests from the upstream server"),
+  md5_relay: fatal(
+    "28000",
+    "upstream",
+    "MD5 authentication cannot be relayed for a tenant's user name",
+    "Give the role a SCRAM password (SET password_encryption = 'scram-sha-256', then ALTER ROLE ... PASSWORD), or connect over TLS or from this machine.",
+  ),
+  unsafe_role: fatal(
+    "28000",
+    "tenant",
+    'role "{role}" is not safe for a tenant: {reason}',
+    "Row-level security does not hold such a role. Use one without these attributes, or set allow_unsafe_roles.",
+  ),
+  context_failed: fatal("28000", "upstream", "the session context could not be set", "The log of pgvpd has the cause."),
+
+  // The upstream.
+  upstream_unreachable: fatal(
+    "08001",
+    "upstream",
+    "could not connect to the upstream server",
+    "The log of pgvpd has the address and the cause.",
+  ),
+  upstream_timeout: fatal(
+    "08001",
+    "upstream",
+    "the upstream server did not answer in time",
+    "The setting handshake_timeout limits the login.",
+  ),
+  upstream_login_lost: fatal("08006", "upstream", "the upstream server closed the connection during login"),
+  upstream_protocol: fatal(
+    "08001",
+    "upstream",
+    "the upstream server broke the protocol during login",
+    "The log of pgvpd has the cause.",
+  ),
+  upstream_lost: fatal("08006", "upstream", "the upstream server closed the connection unexpectedly"),
+  upstream_stream: fatal("08006", "upstream", "the upstream server sent an invalid message"),
+
+  // The proxy.
+  shutdown: fatal("57P01", "proxy", "terminating connection: pgvpd is shutting down"),
+  internal: fatal(
+    "XX000",
+    "proxy",
+    "internal error",
+    "The log of pgvpd has the cause. Other sessions are not affected.",
+  ),
+} as const satisfies Record<string, ErrorDefinition>;
+
+export type ErrorCode = keyof typeof catalogue;
