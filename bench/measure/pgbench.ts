@@ -1,0 +1,70 @@
+/*
+ * Runs pgbench against a target and reads its figures. Called by the scenarios of queries and of connects. It never
+ * keeps the user's own PG* variables: TLS and GSS are switched off, so that every peer sees the same bytes.
+ */
+import { existsSync, readdirSync } from "node:fs";
+import { cpus } from "node:os";
+import { delimiter, join } from "node:path";
+import type { Target } from "../peer.ts";
+import type { Workbench } from "./workbench.ts";
+
+export type QueryMode = "simple" | "extended" | "prepared";
+
+export interface PgbenchRun {
+  readonly clients: number;
+  readonly mode: QueryMode;
+  /** How long to run, or how many transactions each client makes. */
+  readonly length: { readonly seconds: number } | { readonly transactions: number };
+  /** A new connection for each transaction. */
+  readonly reconnects?: boolean;
+  /** Run pgbench itself on this core only. */
+  readonly core?: number | undefined;
+}
+
+export interface PgbenchFigures {
+  readonly transactions: number;
+  readonly tps: number;
+}
+
+const startUpSeconds = 60;
+
+export async function pgbench(workbench: Workbench, target: Target, run: PgbenchRun): Promise<PgbenchFigures> {
+  const program = requirePgbench();
+  const threads = Math.min(run.clients, cpus().length, 4);
+  const limit = "seconds" in run.length ? run.length.seconds : 0;
+  const address = ["-h", target.host, "-p", String(target.port), "-U", target.user];
+  const load = ["-S", "-n", "-M", run.mode, "-c", String(run.clients), "-j", String(threads)];
+  const length = "seconds" in run.length ? ["-T", String(run.length.seconds)] : ["-t", String(run.length.transactions)];
+  const args = [...address, ...load, ...length, ...(run.reconnects === true ? ["-C"] : []), target.database];
+  const [command, ...rest] =
+    run.core === undefined ? [program, ...args] : ["taskset", "-c", String(run.core), program, ...args];
+  const env = clientEnvironment(target.password);
+  const output = await workbench.run(command ?? program, rest, limit + startUpSeconds, { env });
+  return readFigures(output);
+}
+
+export function readFigures(output: string): PgbenchFigures {
+  const transactions = Number(output.match(/transactions actually processed: (\d+)/)?.[1]);
+  const tps = Number(output.match(/^tps = ([\d.]+)/m)?.[1]);
+  if (!(transactions > 0) || !(tps > 0)) throw new Error(`pgbench printed no figures: ${output.slice(-300)}`);
+  return { transactions, tps };
+}
+
+export function clientEnvironment(password: string): NodeJS.ProcessEnv {
+  const own = Object.entries(process.env).filter(([name]) => !name.startsWith("PG"));
+  return { ...Object.fromEntries(own), PGPASSWORD: password, PGSSLMODE: "disable", PGGSSENCMODE: "disable" };
+}
+
+/** pgbench from PATH, else from a PostgreSQL that Debian installed. */
+export function findPgbench(): string | undefined {
+  const debian = "/usr/lib/postgresql";
+  const installed = existsSync(debian) ? readdirSync(debian).map((version) => join(debian, version, "bin")) : [];
+  const folders = [...(process.env["PATH"] ?? "").split(delimiter), ...installed];
+  return folders.map((folder) => join(folder, "pgbench")).find((path) => existsSync(path));
+}
+
+function requirePgbench(): string {
+  const program = findPgbench();
+  if (program === undefined) throw new Error("pgbench is not installed");
+  return program;
+}

@@ -1,0 +1,19 @@
+/*
+ * Every peer there is, in the order in which the tables show them. A new peer is a file beside this one and a line here.
+ */
+import type { Peer } from "../peer.ts";
+import { direct } from "./direct.ts";
+import { haproxy } from "./haproxy.ts";
+import { nodePipe } from "./node-pipe.ts";
+import { pgbouncer, pgbouncerLargeBuffer } from "./pgbouncer.ts";
+import { pgvpd, pgvpdOther } from "./pgvpd.ts";
+
+export const allPeers: readonly Peer[] = [
+  direct,
+  pgvpd,
+  pgvpdOther,
+  nodePipe,
+  pgbouncer,
+  pgbouncerLargeBuffer,
+  haproxy,
+];

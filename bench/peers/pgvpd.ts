@@ -1,0 +1,69 @@
+/*
+ * pgvpd as users run it: the built program with a configuration file, in passthrough. A second peer of the same shape
+ * runs another build, which PGVPD_BENCH_OTHER names, to compare before and after in one run. It never imports from src/.
+ */
+import { existsSync } from "node:fs";
+import { execFile } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { freePort } from "../measure/workbench.ts";
+import type { Peer, Upstream } from "../peer.ts";
+import { startChild } from "./start-child.ts";
+
+const built = fileURLToPath(new URL("../../dist/main.js", import.meta.url));
+const tenant = "acme";
+
+export interface PgvpdVariant {
+  readonly name: string;
+  /** A main.js, which this Node runs, or an executable. */
+  readonly program: string | undefined;
+  readonly whyMissing: string;
+  /** Lines that the variant adds to the configuration. */
+  readonly settings?: Readonly<Record<string, string>>;
+}
+
+export const pgvpd = pgvpdPeer({ name: "pgvpd", program: built, whyMissing: "not built: npm run build" });
+
+export const pgvpdOther = pgvpdPeer({
+  name: "pgvpd-other",
+  program: process.env["PGVPD_BENCH_OTHER"],
+  whyMissing: "PGVPD_BENCH_OTHER does not name another build's dist/main.js or executable",
+});
+
+export function pgvpdPeer(variant: PgvpdVariant): Peer {
+  const { name, program = "" } = variant;
+  return {
+    name,
+    async probe() {
+      if (!existsSync(program)) return { missing: variant.whyMissing };
+      const { command, args } = invocation(program);
+      const { stdout } = await promisify(execFile)(command, [...args, "--version"]);
+      return { version: stdout.trim() };
+    },
+    async start(upstream, workbench) {
+      const port = await freePort();
+      const config = workbench.writeFile(`${name}.conf`, configuration(variant, upstream, port));
+      const { command, args } = invocation(program);
+      const target = { ...upstream, host: "127.0.0.1", port, user: `${upstream.user}.${tenant}` };
+      return startChild(workbench, { command, args: [...args, "--config", config], target });
+    },
+  };
+}
+
+function invocation(program: string): { command: string; args: string[] } {
+  return program.endsWith(".js") ? { command: process.execPath, args: [program] } : { command: program, args: [] };
+}
+
+function configuration(variant: PgvpdVariant, upstream: Upstream, port: number): string {
+  const settings = {
+    listen_host: "127.0.0.1",
+    port,
+    upstream_host: upstream.host,
+    upstream_port: upstream.port,
+    log_level: "warn",
+    ...variant.settings,
+  };
+  return Object.entries(settings)
+    .map(([key, value]) => `${key} = ${value}\n`)
+    .join("");
+}

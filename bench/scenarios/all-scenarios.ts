@@ -1,0 +1,10 @@
+/*
+ * Every scenario there is, in the order in which they run. A new one is a file beside this one and a line here.
+ */
+import type { Scenario } from "../scenario.ts";
+import { copyScenarios } from "./bulk-copy.ts";
+import { connectScenarios } from "./connects.ts";
+import { idleMemory } from "./idle-memory.ts";
+import { queryScenarios } from "./queries.ts";
+
+export const allScenarios: readonly Scenario[] = [...queryScenarios, ...connectScenarios, ...copyScenarios, idleMemory];
