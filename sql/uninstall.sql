@@ -1,0 +1,50 @@
+-- pgvpd: removes the functions of sql/setup.sql and sql/helpers.sql, and the schema pgvpd when nothing else is in it.
+-- It takes no protection away: policies, row-level security, grants and the role app_user stay. The functions that
+-- policies read the context with go together, and only when nothing in this database uses any of them.
+DO $uninstall$
+DECLARE
+  previous_path text := pg_catalog.current_setting('search_path');
+  readers CONSTANT text[] := '{current_tenant_id,pgvpd_context,pgvpd_context_array,pgvpd_context_uuid_array,pgvpd_context_contains,pgvpd_context_text_contains}';
+  item record;
+  users text;
+BEGIN
+  PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
+  SELECT string_agg(DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid), ', ') INTO users
+    FROM pg_proc p JOIN pg_depend d ON d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid
+    WHERE p.pronamespace = to_regnamespace('public') AND p.proname = ANY (readers) AND d.deptype IN ('n', 'a');
+  IF users IS NOT NULL THEN
+    RAISE WARNING 'kept the functions that read the context (current_tenant_id, pgvpd_context...), used by: %', users;
+  END IF;
+
+  FOR item IN
+    SELECT p.oid::regprocedure AS signature
+    FROM pg_proc p
+    WHERE p.pronamespace = to_regnamespace('public')
+      AND (p.proname IN ('pgvpd_protect', 'pgvpd_protect_acl', 'pgvpd_status')
+           OR p.proname = ANY (readers) AND users IS NULL AND (p.pronargs = 0 OR p.proname <> 'current_tenant_id'))
+    UNION ALL
+    SELECT p.oid::regprocedure
+    FROM pg_proc p
+    WHERE p.pronamespace = to_regnamespace('pgvpd')
+      AND p.proname IN ('users_of', 'make_way', 'install_reader', 'find_table', 'find_column', 'cast_to', 'role_hazards',
+                        'apply_policy', 'reads_context', 'opens_without_context', 'isolation_gaps', 'acl_condition')
+  LOOP
+    BEGIN
+      EXECUTE format('DROP FUNCTION %s', item.signature);
+    EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
+      RAISE WARNING 'kept function %: %', item.signature, SQLERRM;
+    END;
+  END LOOP;
+
+  IF to_regnamespace('pgvpd') IS NOT NULL THEN
+    BEGIN
+      DROP SCHEMA pgvpd;
+    EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
+      RAISE WARNING 'kept schema pgvpd: %', SQLERRM;
+    END;
+  END IF;
+  RAISE NOTICE 'kept what protects data: policies, row-level security, grants and the role app_user';
+  PERFORM pg_catalog.set_config('search_path', previous_path, true);
+END
+$uninstall$;
