@@ -5,7 +5,7 @@
 import { writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { findPgbench } from "./measure/pgbench.ts";
-import { findPostgres } from "./measure/server.ts";
+import { chooseVersion, startBenchServer, type BenchServer } from "./measure/server.ts";
 import { Workbench } from "./measure/workbench.ts";
 import { machineFacts } from "./machine.ts";
 import { readOptions, usage, UsageError, type Options } from "./options.ts";
@@ -14,7 +14,7 @@ import { findProgram } from "./peers/find-program.ts";
 import { clearProgress, reportProgress } from "./progress.ts";
 import { head, scenarioTable, verdictTable, type PeerFacts } from "./report.ts";
 import { peersFor, runPlan, type Plan, type ScenarioResult } from "./run.ts";
-import type { Bench } from "./scenario.ts";
+import type { Bench, Scenario } from "./scenario.ts";
 import { judge } from "./targets.ts";
 
 const exitCodes = { ok: 0, failed: 1, usage: 2, interrupted: 130 } as const;
@@ -32,16 +32,20 @@ async function main(argv: readonly string[]): Promise<number> {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => void workbench.cleanUp());
   try {
     return await measureAndPrint(options, workbench);
+  } catch (error) {
+    if (workbench.isClosing) return exitCodes.interrupted;
+    throw error;
   } finally {
     await workbench.cleanUp();
   }
 }
 
 async function measureAndPrint(options: Options, workbench: Workbench): Promise<number> {
-  const postgres = await findPostgres();
+  const scenarios = options.scenarios.filter(({ needsPgbench }) => !needsPgbench || findPgbench() !== undefined);
   const probed = await Promise.all(options.peers.map(probe));
+  const postgres = await startServerFor(scenarios, options, workbench);
   const plan: Plan = {
-    scenarios: options.scenarios.filter(({ needsPgbench }) => !needsPgbench || findPgbench() !== undefined),
+    scenarios,
     peers: options.peers.filter((_, index) => probed[index]?.missing === undefined),
     rounds: options.rounds,
     postgres,
@@ -53,7 +57,8 @@ async function measureAndPrint(options: Options, workbench: Workbench): Promise<
     pinnedCore: canPin ? availableParallelism() - 1 : undefined,
     idleConnections: options.idleConnections,
   };
-  const machine = await machineFacts(postgres.version);
+  const machine = await machineFacts(postgres?.version ?? "not needed");
+  clearProgress();
   process.stdout.write(`${head(machine, probed, lengthOf(plan, bench))}\n`);
 
   const results: ScenarioResult[] = [];
@@ -65,12 +70,26 @@ async function measureAndPrint(options: Options, workbench: Workbench): Promise<
   const verdicts = judge(results);
   process.stdout.write(verdictTable(verdicts));
   if (options.jsonFile !== undefined) {
-    writeFileSync(options.jsonFile, JSON.stringify({ machine, peers: probed, results, verdicts }, asJson, 2));
+    const { rounds, seconds } = options;
+    const measured = results.map(({ scenario: { name, title }, ...figures }) => ({ name, title, ...figures }));
+    const report = { machine, peers: probed, rounds, seconds, scenarios: measured, verdicts };
+    writeFileSync(options.jsonFile, `${JSON.stringify(report, asJson, 2)}\n`);
   }
   if (workbench.isClosing) return exitCodes.interrupted;
   const hasFailure = results.some(({ failures }) => failures.length > 0);
   const hasMissed = options.isGate && verdicts.some(({ isMet }) => !isMet);
   return hasFailure || hasMissed ? exitCodes.failed : exitCodes.ok;
+}
+
+async function startServerFor(
+  scenarios: readonly Scenario[],
+  options: Options,
+  workbench: Workbench,
+): Promise<BenchServer | undefined> {
+  if (scenarios.every(({ upstream }) => upstream === "scripted")) return undefined;
+  const version = chooseVersion(options.postgresVersion);
+  reportProgress(`starting PostgreSQL ${version} and filling it`);
+  return startBenchServer(workbench, version);
 }
 
 async function probe(peer: Peer): Promise<PeerFacts> {
@@ -84,7 +103,7 @@ async function probe(peer: Peer): Promise<PeerFacts> {
 function lengthOf(plan: Plan, bench: Bench): string {
   const measurements = plan.scenarios.reduce((sum, scenario) => sum + peersFor(scenario, plan.peers).length, 0);
   const minutes = Math.ceil((measurements * plan.rounds * (bench.seconds + overheadSeconds)) / 60);
-  return `${plan.rounds} rounds, ${bench.seconds} s a measurement, at most about ${minutes} minutes`;
+  return `rounds: ${plan.rounds}, seconds a measurement: ${bench.seconds}, minutes in all: about ${minutes} at most`;
 }
 
 /** A round is a Map; JSON knows none. */

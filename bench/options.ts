@@ -14,6 +14,8 @@ export interface Options {
   readonly seconds: number;
   readonly idleConnections: number;
   readonly mayPin: boolean;
+  /** Major version of PostgreSQL. */
+  readonly postgresVersion: string | undefined;
   readonly jsonFile: string | undefined;
   readonly isGate: boolean;
 }
@@ -30,14 +32,14 @@ Compares pgvpd with a direct connection, with a plain Node proxy and with what i
   --seconds S       length of one timed measurement (default 4, with --quick 1)
   --quick           a first impression in less than 3 minutes
   --idle N          idle clients of idle-memory (default 1000)
+  --postgres N      major version of PostgreSQL (default 15 where it is installed)
   --no-pin          do not pin the latency scenarios to one core
   --json FILE       write every round's figures to FILE
   --gate            exit with 1 when pgvpd misses a target
   --list            name the scenarios and peers, and end
   --help
 
-Environment: PGVPD_BENCH_PGBOUNCER names another PgBouncer, PGVPD_BENCH_OTHER another build of pgvpd (its dist/main.js),
-PGVPD_BENCH_POSTGRES another folder of PostgreSQL programs.
+Environment: PGVPD_BENCH_PGBOUNCER names another PgBouncer, PGVPD_BENCH_OTHER another build of pgvpd (its dist/main.js).
 `;
 
 /** Options, or the text that the command line asked for instead. */
@@ -53,6 +55,7 @@ export function readOptions(argv: readonly string[]): Options | string {
     seconds: positive("--seconds", values.seconds, isQuick ? 1 : 4),
     idleConnections: positive("--idle", values.idle, 1000),
     mayPin: values["no-pin"] !== true,
+    postgresVersion: values.postgres,
     jsonFile: values.json,
     isGate: values.gate === true,
   };
@@ -68,6 +71,7 @@ function parse(argv: readonly string[]) {
         rounds: { type: "string" },
         seconds: { type: "string" },
         idle: { type: "string" },
+        postgres: { type: "string" },
         json: { type: "string" },
         quick: { type: "boolean" },
         "no-pin": { type: "boolean" },

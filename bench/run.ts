@@ -4,10 +4,9 @@
  * named; the others go on. It never computes a ratio.
  */
 import { availableParallelism } from "node:os";
-import { startBenchServer, type BenchServer } from "./measure/server.ts";
+import type { BenchServer } from "./measure/server.ts";
 import { startScriptedUpstream } from "./measure/scripted-upstream.ts";
 import { pin } from "./measure/processes.ts";
-import type { PostgresBinaries } from "../src/demo/postgres-binaries.ts";
 import type { Peer, RunningPeer, Upstream } from "./peer.ts";
 import type { Bench, Sample, Scenario } from "./scenario.ts";
 import type { Round } from "./statistics.ts";
@@ -16,7 +15,8 @@ export interface Plan {
   readonly scenarios: readonly Scenario[];
   readonly peers: readonly Peer[];
   readonly rounds: number;
-  readonly postgres: PostgresBinaries;
+  /** Absent where no scenario of the plan needs it. */
+  readonly postgres: BenchServer | undefined;
 }
 
 export interface Failure {
@@ -36,7 +36,7 @@ export async function* runPlan(
   bench: Bench,
   progress: (text: string) => void,
 ): AsyncGenerator<ScenarioResult> {
-  const servers = new Servers(bench, plan.postgres, progress);
+  const servers = new Servers(bench, plan.postgres);
   for (const [index, scenario] of plan.scenarios.entries()) {
     if (bench.workbench.isClosing) return;
     const where = `[${index + 1}/${plan.scenarios.length}] ${scenario.name}`;
@@ -118,26 +118,20 @@ class ScenarioRun {
   }
 }
 
-/** What stands behind the peers, started when first needed and kept for the scenarios that follow. */
+/** What stands behind the peers; the scripted server is started when first needed. */
 class Servers {
   readonly #bench: Bench;
-  readonly #binaries: PostgresBinaries;
-  readonly #progress: (text: string) => void;
-  #postgres: BenchServer | undefined;
+  readonly #postgres: BenchServer | undefined;
   #scripted: Upstream | undefined;
 
-  constructor(bench: Bench, binaries: PostgresBinaries, progress: (text: string) => void) {
+  constructor(bench: Bench, postgres: BenchServer | undefined) {
     this.#bench = bench;
-    this.#binaries = binaries;
-    this.#progress = progress;
+    this.#postgres = postgres;
   }
 
   async upstreamFor(scenario: Scenario): Promise<Upstream> {
     if (scenario.upstream === "scripted") return (this.#scripted ??= await this.#startScripted());
-    if (this.#postgres === undefined) {
-      this.#progress("starting PostgreSQL and filling it");
-      this.#postgres = await startBenchServer(this.#bench.workbench, this.#binaries);
-    }
+    if (this.#postgres === undefined) throw new Error(`${scenario.name} needs PostgreSQL`);
     return this.#postgres.upstreams[scenario.upstream];
   }
 

@@ -1,19 +1,18 @@
 /*
  * The PostgreSQL behind every peer: one server with two copies of pgbench's tables, one in a database that trusts and
- * one in a database that asks for SCRAM, and the unprivileged role that clients log in as. run.ts starts it when the
- * first scenario needs it. It never touches a server that it did not start.
+ * one in a database that asks for SCRAM, and the unprivileged role that clients log in as. main.ts starts it before the
+ * first scenario. It never touches a server that it did not start.
  */
-import { existsSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Client } from "pg";
-import { createCluster, startServer } from "../../src/demo/embedded-postgres.ts";
-import { askVersion, findEmbeddedPostgres, type PostgresBinaries } from "../../src/demo/postgres-binaries.ts";
-import { serverAccount } from "../../src/demo/server-account.ts";
+import { availableVersions, startPostgres } from "../../test/support/postgres.ts";
 import type { Upstream } from "../peer.ts";
 import { clientEnvironment, findPgbench } from "./pgbench.ts";
 import type { Workbench } from "./workbench.ts";
 
-const debianBinaries = "/usr/lib/postgresql/15/bin";
+/** The version whose pgbench Debian's stable release has; the embedded one where it is not installed. */
+const preferredVersion = "15";
 const scale = 10;
 const maxConnections = 200;
 const role = "app_user";
@@ -38,33 +37,29 @@ const settings = {
 
 export interface BenchServer {
   readonly upstreams: Readonly<Record<"trust" | "scram", Upstream>>;
-  /** By which scenarios pin it. */
+  /** As the server says it: `15.18 (Debian 15.18-0+deb12u1)`. */
+  readonly version: string;
+  /** Its process id, by which scenarios pin it. */
   readonly postmaster: number;
 }
 
-/** PGVPD_BENCH_POSTGRES names another folder of PostgreSQL programs; then Debian's 15, then the embedded one. */
-export async function findPostgres(): Promise<PostgresBinaries> {
-  const account = await serverAccount();
-  const chosen = process.env["PGVPD_BENCH_POSTGRES"];
-  const binDir = chosen ?? debianBinaries;
-  const version = existsSync(join(binDir, "initdb")) ? await askVersion(binDir, account) : undefined;
-  if (version !== undefined) return { version, binDir };
-  if (chosen !== undefined) throw new Error(`PGVPD_BENCH_POSTGRES: no PostgreSQL that runs in ${chosen}`);
-  return findEmbeddedPostgres(account);
+/** The major version to start: `wanted`, which must be there, or the preferred one, or the newest. */
+export function chooseVersion(wanted: string | undefined): string {
+  const available = availableVersions();
+  const version = wanted ?? available.find((major) => major === preferredVersion) ?? available.at(-1);
+  if (version !== undefined && available.includes(version)) return version;
+  throw new Error(`there is no PostgreSQL ${wanted} on this machine; there are ${available.join(", ")}`);
 }
 
-export async function startBenchServer(workbench: Workbench, binaries: PostgresBinaries): Promise<BenchServer> {
-  const account = await serverAccount();
-  const dataDir = join(workbench.folder, "data");
-  await createCluster({ binaries, account, dataDir, auth: hostAuthentication, password });
-  const logFile = join(workbench.folder, "postgres.log");
-  const server = await startServer({ binaries, account, dataDir, logFile, settings });
+export async function startBenchServer(workbench: Workbench, version: string): Promise<BenchServer> {
+  const server = await startPostgres({ version, auth: hostAuthentication, settings });
   workbench.onClose(() => server.stop());
 
-  const verifier = await prepare(workbench, server.port);
+  const { serverVersion, verifier } = await prepare(workbench, server.port);
   const common = { host: server.host, port: server.port, user: role, password, maxConnections: maxConnections - 20 };
   return {
-    postmaster: server.pid,
+    version: serverVersion,
+    postmaster: Number(readFileSync(join(server.dataDir, "postmaster.pid"), "utf8").split("\n", 1)[0]),
     upstreams: {
       trust: { ...common, auth: "trust", database: databases.trust, scramVerifier: undefined },
       scram: { ...common, auth: "scram", database: databases.scram, scramVerifier: verifier },
@@ -72,8 +67,8 @@ export async function startBenchServer(workbench: Workbench, binaries: PostgresB
   };
 }
 
-/** Fills the databases; returns the role's SCRAM verifier. */
-async function prepare(workbench: Workbench, port: number): Promise<string> {
+/** Fills the databases; returns the server's version and the role's SCRAM verifier. */
+async function prepare(workbench: Workbench, port: number): Promise<{ serverVersion: string; verifier: string }> {
   await asSuperuser(port, "postgres", [
     `CREATE ROLE ${role} LOGIN PASSWORD '${password}'`,
     `CREATE DATABASE ${databases.trust}`,
@@ -88,17 +83,19 @@ async function prepare(workbench: Workbench, port: number): Promise<string> {
     `GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO ${role}`,
     "CHECKPOINT",
   ]);
-  const [verifier] = await asSuperuser(port, "postgres", [
+  const [serverVersion, verifier] = await asSuperuser(port, "postgres", [
     `CREATE DATABASE ${databases.scram} TEMPLATE ${databases.trust}`,
-    `SELECT rolpassword AS value FROM pg_authid WHERE rolname = '${role}'`,
+    `SELECT current_setting('server_version') AS value
+       UNION ALL SELECT rolpassword FROM pg_authid WHERE rolname = '${role}'`,
   ]);
-  if (verifier === undefined) throw new Error(`${role} has no SCRAM verifier`);
-  return verifier;
+  if (serverVersion === undefined || verifier === undefined) throw new Error(`${role} has no SCRAM verifier`);
+  return { serverVersion, verifier };
 }
 
 /** Runs statements one by one; returns the column `value` of the last one's rows. */
 async function asSuperuser(port: number, database: string, statements: readonly string[]): Promise<string[]> {
   const client = new Client({ host: "127.0.0.1", port, database, user: "postgres", password, ssl: false });
+  client.on("error", () => undefined); // the server going away fails the query too
   await client.connect();
   try {
     let rows: { value: string }[] = [];

@@ -127,9 +127,10 @@ export class Workbench {
     return child.stdout;
   }
 
-  /** Called in reverse order on clean-up, after the children are gone. */
+  /** Called in reverse order on clean-up, after the children are gone; at once when that has begun already. */
   onClose(close: () => Promise<void>): void {
-    this.#closers.push(close);
+    if (this.isClosing) void close();
+    else this.#closers.push(close);
   }
 
   /** Stops and removes everything; a second call waits for the first one. */
