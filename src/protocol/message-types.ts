@@ -12,6 +12,8 @@ export const frontend = {
 export const backend = {
   authentication: 0x52,
   backendKeyData: 0x4b,
+  bindComplete: 0x32,
+  closeComplete: 0x33,
   commandComplete: 0x43,
   dataRow: 0x44,
   errorResponse: 0x45,
@@ -19,6 +21,7 @@ export const backend = {
   noticeResponse: 0x4e,
   notificationResponse: 0x41,
   parameterStatus: 0x53,
+  parseComplete: 0x31,
   readyForQuery: 0x5a,
 } as const;
 

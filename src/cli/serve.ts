@@ -1,0 +1,53 @@
+/**
+ * `pgvpd serve`: runs the proxy until a signal ends it. The first SIGTERM or SIGINT drains: no new connection, those that
+ * are open may finish within `drain_timeout`. A second signal closes at once.
+ */
+import { systemClock } from "../lib/clock.ts";
+import { createLogger, flushLog, type Logger } from "../observe/logger.ts";
+import { ProxyServer } from "../runtime/proxy.ts";
+import { configFromArguments } from "./args.ts";
+
+/** While it drains, the log tells this often how many connections are left. */
+const REPORT_EVERY_MS = 5_000;
+
+/** @returns the exit code: 0 after a drain, 1 when the proxy could not start. */
+export async function serve(args: readonly string[]): Promise<number> {
+  const { config, warnings } = configFromArguments(args);
+  const log = createLogger({ level: config.logLevel, format: config.logFormat });
+  for (const warning of warnings) log.warn(warning);
+
+  const proxy = new ProxyServer(config, log);
+  for (const address of await proxy.start()) log.info(address, "listening");
+  await drainOnSignal(proxy, log);
+  log.info("stopped");
+  await flushLog(log);
+  return 0;
+}
+
+/** Resolves when a signal has come and every session has ended. */
+function drainOnSignal(proxy: ProxyServer, log: Logger): Promise<void> {
+  return new Promise((resolve) => {
+    let isDraining = false;
+    let report: Disposable | undefined;
+    const reportLeft = (): void => {
+      log.info({ connections: proxy.sessionCount }, "draining: waiting for the connections that are open");
+      report = systemClock.after(REPORT_EVERY_MS, reportLeft);
+    };
+    const stop = (signal: NodeJS.Signals): void => {
+      if (isDraining) {
+        log.warn({ signal, connections: proxy.sessionCount }, "second signal: closing now");
+        void proxy.closeNow();
+        return;
+      }
+      isDraining = true;
+      log.info({ signal }, "stopping: no new connections");
+      if (proxy.sessionCount > 0) reportLeft();
+      void proxy.drain().then(() => {
+        report?.[Symbol.dispose]();
+        resolve();
+      });
+    };
+    process.on("SIGTERM", stop);
+    process.on("SIGINT", stop);
+  });
+}

@@ -1,0 +1,62 @@
+/**
+ * The library's door: start and stop a proxy inside a Node.js program or a test.
+ *
+ *     import { createProxy } from "pgvpd";
+ *
+ *     const proxy = createProxy({ upstream_host: "127.0.0.1", upstream_port: 5432, port: 0 });
+ *     const [address] = await proxy.start();
+ *     // ... connect to address.port as app_user.acme ...
+ *     await proxy.stop();
+ */
+import type { Registry } from "prom-client";
+import { configFromSettings, type SettingValues } from "./config/load.ts";
+import { createLogger, type Logger } from "./observe/logger.ts";
+import type { ListenAddress } from "./proxy/listen/listener.ts";
+import { ProxyServer } from "./runtime/proxy.ts";
+
+export type { ListenAddress, Logger, SettingValues };
+
+export interface ProxyOptions {
+  /** A pino logger of the caller's; by default one after `log_level` and `log_format`, on stdout. */
+  readonly logger?: Logger;
+}
+
+/** A proxy of this process. Nothing runs before `start`. */
+export interface Proxy {
+  /**
+   * Opens the listeners.
+   *
+   * @returns where clients connect; with `port: 0` the port that the system chose.
+   * @throws Error naming the address that cannot be had.
+   */
+  start(): Promise<readonly ListenAddress[]>;
+  /** Accepts no more, and ends what is left after `drain_timeout` seconds. Resolves when nothing is open. */
+  drain(): Promise<void>;
+  /** Accepts no more and ends every session now (57P01). Resolves when nothing is open. */
+  stop(): Promise<void>;
+  /** Client connections that are open. */
+  readonly sessionCount: number;
+  /** The metrics of this proxy: `await proxy.metrics.metrics()` is the Prometheus text. */
+  readonly metrics: Registry;
+}
+
+/**
+ * A proxy with the given settings, under the names and with the values of pgvpd.conf. Neither a file nor the environment
+ * is read: what is not given has its default.
+ *
+ * @throws ConfigError listing every setting that is unknown or not valid.
+ */
+export function createProxy(settings: SettingValues = {}, options: ProxyOptions = {}): Proxy {
+  const config = configFromSettings(settings);
+  const logger = options.logger ?? createLogger({ level: config.logLevel, format: config.logFormat });
+  const server = new ProxyServer(config, logger);
+  return {
+    start: () => server.start(),
+    drain: () => server.drain(),
+    stop: () => server.closeNow(),
+    get sessionCount() {
+      return server.sessionCount;
+    },
+    metrics: server.metrics.registry,
+  };
+}

@@ -1,0 +1,54 @@
+/**
+ * The table of metrics, in one prom-client registry for each proxy. Names that the program before ours had keep their
+ * meaning. Tenant names are no labels: a metric has a bounded number of series, whatever clients send.
+ */
+import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import type { ErrorCode } from "../errors/catalogue.ts";
+import { catalogue } from "../errors/catalogue.ts";
+
+export type CancelOutcome = "forwarded" | "unknown" | "limited" | "failed";
+
+export class Metrics {
+  readonly registry = new Registry();
+
+  readonly connectionsTotal = new Counter({
+    name: "pgvpd_connections_total",
+    help: "Client connections accepted.",
+    registers: [this.registry],
+  });
+
+  readonly connectionsActive = new Gauge({
+    name: "pgvpd_connections_active",
+    help: "Client connections open now, in login or after it.",
+    registers: [this.registry],
+  });
+
+  readonly loginSeconds = new Histogram({
+    name: "pgvpd_login_duration_seconds",
+    help: "Time from the accepted connection to the ReadyForQuery that the client sees.",
+    buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
+    registers: [this.registry],
+  });
+
+  readonly cancelRequests = new Counter({
+    name: "pgvpd_cancel_requests_total",
+    help: "CancelRequests received, by what became of them.",
+    labelNames: ["outcome"],
+    registers: [this.registry],
+  });
+
+  readonly #errors = new Counter({
+    name: "pgvpd_errors_total",
+    help: "Sessions ended by an error of pgvpd's catalogue, by its code and whose fault it is.",
+    labelNames: ["code", "blame"],
+    registers: [this.registry],
+  });
+
+  countError(code: ErrorCode): void {
+    this.#errors.inc({ code, blame: catalogue[code].blame });
+  }
+
+  countCancel(outcome: CancelOutcome): void {
+    this.cancelRequests.inc({ outcome });
+  }
+}

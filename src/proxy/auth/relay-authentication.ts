@@ -1,0 +1,128 @@
+/**
+ * Relays the upstream's authentication requests to the client and the client's answers back: one answer to each
+ * request, framed, never a byte more. The password is never seen, except where MD5 forces a detour (see below).
+ * It ends with AuthenticationOk, which it keeps for the client.
+ */
+import { ProxyError } from "../../errors/proxy-error.ts";
+import {
+  decodeAuthentication,
+  decodeNegotiateProtocolVersion,
+  encodeCleartextPasswordRequest,
+  encodeNegotiateProtocolVersion,
+} from "../../protocol/backend-messages.ts";
+import { decodePassword, encodeMd5Password } from "../../protocol/frontend-messages.ts";
+import { MAX_AUTHENTICATION_MESSAGE } from "../../protocol/limits.ts";
+import { authentication, backend, frontend } from "../../protocol/message-types.ts";
+import type { Message } from "../../protocol/message.ts";
+import { LATEST_MINOR } from "../../protocol/startup.ts";
+import type { MessageStream } from "../message-stream.ts";
+import type { Identity } from "../tenant/identity.ts";
+import { readUpstream, unexpected, UpstreamRefusal, type Greeting } from "../upstream/await-ready.ts";
+
+/** SCRAM takes two answers, everything else one. */
+const MAX_ANSWERS = 8;
+
+export interface RelayedLogin {
+  readonly client: MessageStream;
+  readonly upstream: MessageStream;
+  readonly identity: Identity;
+  /** True when nobody between client and proxy can read a password: TLS, loopback or a Unix-domain socket. */
+  readonly isClientLegPrivate: boolean;
+}
+
+/**
+ * [PG protocol-flow/START-UP], [PG sasl-authentication].
+ *
+ * @returns the minor version of protocol 3 that upstream and client have agreed on.
+ * @throws UpstreamRefusal with the upstream's own error; ProxyError 28000, 08P01, 08001 or 08006.
+ */
+export async function relayAuthentication(
+  login: RelayedLogin,
+  greeting: Greeting,
+  signal: AbortSignal,
+): Promise<number> {
+  const { client, upstream } = login;
+  let minor: number | undefined;
+  for (let answers = 0; ; ) {
+    const message = await readUpstream(upstream, signal);
+    switch (message.type) {
+      case backend.negotiateProtocolVersion:
+        if (minor !== undefined) throw unexpected(message);
+        minor = negotiateVersion(login, message);
+        continue;
+      case backend.errorResponse:
+        throw new UpstreamRefusal(message);
+      case backend.noticeResponse:
+        greeting.keep(message);
+        continue;
+      case backend.authentication:
+        break;
+      default:
+        throw unexpected(message);
+    }
+
+    minor ??= negotiateVersion(login, undefined);
+    switch (decodeAuthentication(message.body)) {
+      case authentication.ok:
+        greeting.keep(message);
+        return minor;
+      case authentication.saslFinal:
+        client.write(message.bytes);
+        continue;
+      case authentication.md5Password:
+        if (login.identity.kind === "tenant") await answerMd5(login, message, signal);
+        else await relayOne(login, message, signal);
+        break;
+      case authentication.cleartextPassword:
+      case authentication.sasl:
+      case authentication.saslContinue:
+        await relayOne(login, message, signal);
+        break;
+      default:
+        throw new ProxyError("authentication_method", { params: { method: decodeAuthentication(message.body) } });
+    }
+    if (++answers === MAX_ANSWERS) throw new ProxyError("authentication_rounds");
+  }
+}
+
+async function relayOne({ client, upstream }: RelayedLogin, request: Message, signal: AbortSignal): Promise<void> {
+  client.write(request.bytes);
+  upstream.write((await readAnswer(client, signal)).bytes);
+}
+
+/**
+ * The client would hash `app_user.acme`, the server expects `app_user`: no right password could ever match. Where nobody
+ * listens, the client is asked for the password itself, and the hash is made here.
+ */
+async function answerMd5(login: RelayedLogin, request: Message, signal: AbortSignal): Promise<void> {
+  if (!login.isClientLegPrivate) throw new ProxyError("md5_relay");
+  const salt = request.body.subarray(4);
+  if (salt.length !== 4) throw new ProxyError("upstream_protocol", { detail: "an MD5 salt that is not 4 bytes" });
+  login.client.write(encodeCleartextPasswordRequest());
+  const answer = await readAnswer(login.client, signal);
+  login.upstream.write(encodeMd5Password(decodePassword(answer.body), login.identity.loginRole, salt));
+}
+
+/** Exactly one `p` message. What else comes, before or behind it, ends the login: session.ts guards the gaps. */
+async function readAnswer(client: MessageStream, signal: AbortSignal): Promise<Message> {
+  const answer = await client.readMessage(MAX_AUTHENTICATION_MESSAGE, signal);
+  if (answer.type !== frontend.password || client.hasUnread) throw new ProxyError("login_message");
+  return answer;
+}
+
+/**
+ * Settles the protocol version before the first authentication request. The client hears of it only when it asked for
+ * more than it gets: a higher minor version, or `_pq_.` parameters, which pgvpd never passes on for a tenant.
+ */
+function negotiateVersion({ client, identity }: RelayedLogin, answer: Message | undefined): number {
+  const theirs = answer === undefined ? undefined : decodeNegotiateProtocolVersion(answer.body);
+  if (identity.kind === "bypass") {
+    if (answer !== undefined) client.write(answer.bytes);
+    return Math.min(identity.minor, theirs?.minor ?? identity.minor);
+  }
+  const minor = Math.min(identity.minor, LATEST_MINOR, theirs?.minor ?? LATEST_MINOR);
+  if (minor < identity.minor || identity.unknownOptions.length > 0) {
+    client.write(encodeNegotiateProtocolVersion({ minor, unknownOptions: identity.unknownOptions }));
+  }
+  return minor;
+}

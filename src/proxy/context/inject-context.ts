@@ -1,0 +1,115 @@
+/**
+ * Puts the context and the role into the upstream session where the StartupMessage has not, checks that the role is one
+ * that row-level security holds, and applies the client's parameters that were held back. One write and one round trip
+ * at most; with nothing to do, none. The client has sent nothing yet, and sees nothing before this is done.
+ */
+import type { Config } from "../../config/settings.ts";
+import { ProxyError } from "../../errors/proxy-error.ts";
+import type { StartupParameter } from "../../protocol/startup.ts";
+import type { MessageStream } from "../message-stream.ts";
+import type { ContextValue, TenantIdentity } from "../tenant/identity.ts";
+import { UpstreamRefusal, type Greeting } from "../upstream/await-ready.ts";
+import { mayPin } from "../upstream/tenant-startup.ts";
+import { encodePipeline, runPipeline, setConfig, type Row, type Statement } from "./pipeline.ts";
+import { assertRolesAreSafe, ROLE_QUESTION, type SafeRoles } from "./role-safety.ts";
+
+type InjectConfig = Pick<Config, "contextInjection" | "upstreamStartupParameters" | "allowUnsafeRoles">;
+
+/**
+ * @throws ProxyError context_failed or unsafe_role (28000) when our part fails; UpstreamRefusal with the server's own
+ *   words when a parameter of the client's does (22023).
+ */
+export async function injectContext(
+  upstream: MessageStream,
+  identity: TenantIdentity,
+  greeting: Greeting,
+  config: InjectConfig,
+  safeRoles: SafeRoles,
+  signal: AbortSignal,
+): Promise<void> {
+  const context = contextToSet(identity, greeting, config);
+  const needsUtf8 = !isAscii(context) && !isSameEncoding("UTF8", greeting.parameters.get("client_encoding"));
+  const mustAskRoles = !config.allowUnsafeRoles && !safeRoles.has(identity);
+
+  const ours: Statement[] = [];
+  if (needsUtf8) ours.push(setConfig([{ name: "client_encoding", value: "UTF8" }]));
+  if (context.length > 0) ours.push(setConfig(context));
+  if (mustAskRoles) ours.push({ sql: ROLE_QUESTION, values: [] });
+  const clients = clientParameters(identity, greeting, config, needsUtf8).map((parameter) => setConfig([parameter]));
+
+  if (ours.length > 0) upstream.write(encodePipeline(ours));
+  if (clients.length > 0) upstream.write(encodePipeline(clients));
+
+  if (ours.length > 0) {
+    const { results, error } = await runPipeline(upstream, greeting, signal);
+    if (error !== undefined) throw new ProxyError("context_failed", { detail: error.text });
+    if (context.length > 0) assertContextIs(context, results[needsUtf8 ? 1 : 0]);
+    if (mustAskRoles) {
+      assertRolesAreSafe(identity, results.at(-1) ?? []);
+      safeRoles.add(identity);
+    }
+  }
+  if (clients.length > 0) {
+    const { error } = await runPipeline(upstream, greeting, signal);
+    if (error !== undefined) throw new UpstreamRefusal(error.response);
+  }
+  if (!config.allowUnsafeRoles && greeting.parameters.get("is_superuser") === "on") {
+    throw new ProxyError("unsafe_role", { params: { role: identity.targetRole, reason: "it is a superuser" } });
+  }
+}
+
+/**
+ * What must be set by query: everything with `context_injection = query`; else only what the StartupMessage could not
+ * carry. A value there is not converted, so where the database has another encoding, one that is not ASCII comes again.
+ */
+function contextToSet(identity: TenantIdentity, greeting: Greeting, config: InjectConfig): ContextValue[] {
+  const role = { name: "role", value: identity.targetRole };
+  if (config.contextInjection === "query") return [...identity.context, role];
+  const serverEncoding = greeting.parameters.get("server_encoding") ?? "UTF8";
+  const isConverted = !["UTF8", "SQL_ASCII"].includes(serverEncoding);
+  const context = isConverted && !isAscii(identity.context) ? [...identity.context] : [];
+  return mayPin("role", config.upstreamStartupParameters) ? context : [...context, role];
+}
+
+/**
+ * The client's held back parameters. Its client_encoding is left out where it is in force already; where it has no wish,
+ * it gets PostgreSQL's default, the database's own encoding, and not the one that pgvpd logged in with.
+ */
+function clientParameters(
+  identity: TenantIdentity,
+  greeting: Greeting,
+  config: InjectConfig,
+  wasSetToUtf8: boolean,
+): StartupParameter[] {
+  const reported = greeting.parameters.get("client_encoding");
+  const fallback = mayPin("client_encoding", config.upstreamStartupParameters)
+    ? greeting.parameters.get("server_encoding")
+    : reported;
+  const isEncoding = ({ name }: StartupParameter): boolean => name.toLowerCase() === "client_encoding";
+  const wish = identity.heldBack.find(isEncoding)?.value.toString("latin1") ?? fallback;
+
+  const others = identity.heldBack.filter((parameter) => !isEncoding(parameter));
+  if (wish === undefined || isSameEncoding(wish, wasSetToUtf8 ? "UTF8" : reported)) return others;
+  return [{ name: "client_encoding", value: Buffer.from(wish, "latin1") }, ...others];
+}
+
+/** set_config returns the value as the server understood it: a custom variable must have come through unchanged. */
+function assertContextIs(context: readonly ContextValue[], rows: readonly Row[] | undefined): void {
+  const row = rows?.[0] ?? [];
+  for (const [index, { name, value }] of context.entries()) {
+    if (name.includes(".") && row[index] !== value) {
+      throw new ProxyError("context_failed", { detail: `${name} came back with another value` });
+    }
+  }
+}
+
+function isAscii(values: readonly ContextValue[]): boolean {
+  // oxlint-disable-next-line no-control-regex -- the ASCII range begins with the control characters
+  return values.every(({ value }) => /^[\u0000-\u007f]*$/.test(value));
+}
+
+/** PostgreSQL compares encoding names by their letters and digits, without case; UNICODE is UTF8. */
+function isSameEncoding(one: string, other: string | undefined): boolean {
+  const clean = (name: string): string => name.toLowerCase().replace(/[^a-z0-9]/g, "").replace(/^unicode$/, "utf8");
+  return other !== undefined && clean(one) === clean(other);
+}

@@ -1,0 +1,91 @@
+/**
+ * Runs statements of our own on an upstream connection in one round trip: Parse, Bind and Execute for each, then one
+ * Sync. Values are always bound. Rows come back as text; nothing of a client is ever in flight at the same time.
+ */
+import { serialize } from "pg-protocol";
+import { assertIdle, decodeDataRow, describeErrorResponse } from "../../protocol/backend-messages.ts";
+import { backend } from "../../protocol/message-types.ts";
+import type { Message } from "../../protocol/message.ts";
+import type { MessageStream } from "../message-stream.ts";
+import { readUpstream, unexpected, type Greeting } from "../upstream/await-ready.ts";
+
+export interface Statement {
+  readonly sql: string;
+  /** A Buffer goes out as the bytes it holds, in the encoding that is in force then. */
+  readonly values: readonly (string | Buffer)[];
+}
+
+export type Row = readonly (string | null)[];
+
+export interface PipelineOutcome {
+  /** The rows of each statement, in order; incomplete after an error. */
+  readonly results: readonly (readonly Row[])[];
+  /** The first error, if any; PostgreSQL skips what comes after it. `text` is for the log. */
+  readonly error: { readonly response: Message; readonly text: string } | undefined;
+}
+
+const UNNAMED_STATEMENT = { type: "S", name: "" } as const;
+
+/** `SELECT set_config(name, value, false), ...`: names and values bound, for the rest of the session. */
+export function setConfig(
+  settings: readonly { readonly name: string; readonly value: string | Buffer }[],
+): Statement {
+  const calls = settings.map((_, index) => `pg_catalog.set_config($${2 * index + 1}, $${2 * index + 2}, false)`);
+  return { sql: `SELECT ${calls.join(", ")}`, values: settings.flatMap(({ name, value }) => [name, value]) };
+}
+
+/** The bytes of one pipeline. It leaves no statement behind that a client could bind to. */
+export function encodePipeline(statements: readonly Statement[]): Buffer {
+  const parts = statements.flatMap(({ sql, values }) => [
+    serialize.parse({ text: sql }),
+    serialize.bind({ values: [...values] }),
+    serialize.execute({}),
+  ]);
+  return Buffer.concat([...parts, serialize.close(UNNAMED_STATEMENT), serialize.sync()]);
+}
+
+/**
+ * Reads the answers to one pipeline, up to its ReadyForQuery. [PG protocol-flow/EXT-QUERY]
+ * ParameterStatus and NoticeResponse are kept in `greeting`, for the client.
+ *
+ * @throws ProxyError upstream_protocol for an answer that has no place here; upstream_login_lost.
+ */
+export async function runPipeline(
+  upstream: MessageStream,
+  greeting: Greeting,
+  signal: AbortSignal,
+): Promise<PipelineOutcome> {
+  const results: Row[][] = [];
+  let rows: Row[] = [];
+  let error: PipelineOutcome["error"];
+  for (;;) {
+    const message = await readUpstream(upstream, signal);
+    switch (message.type) {
+      case backend.parseComplete:
+      case backend.bindComplete:
+      case backend.closeComplete:
+        break;
+      case backend.dataRow:
+        rows.push(decodeDataRow(message.body));
+        break;
+      case backend.commandComplete:
+        results.push(rows);
+        rows = [];
+        break;
+      case backend.parameterStatus:
+        greeting.keepParameter(message);
+        break;
+      case backend.noticeResponse:
+        greeting.keep(message);
+        break;
+      case backend.errorResponse:
+        error ??= { response: message, text: describeErrorResponse(message.body) };
+        break;
+      case backend.readyForQuery:
+        assertIdle(message.body);
+        return { results, error };
+      default:
+        throw unexpected(message);
+    }
+  }
+}

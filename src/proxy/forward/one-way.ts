@@ -1,0 +1,84 @@
+/**
+ * One direction of a session after login: bytes go from one socket to the other as they come, while message boundaries
+ * are followed. Synchronous, and nothing is allocated for a message. When the destination does not take all at once, the source is
+ * not read until it has: memory is bounded by one read, and what a client does not read slows down its own server only.
+ */
+import type { Duplex } from "node:stream";
+import { BoundaryScanner } from "../../protocol/boundary-scanner.ts";
+import { ProxyError } from "../../errors/proxy-error.ts";
+import type { ErrorCode } from "../../errors/catalogue.ts";
+import { moveToDirectRead } from "./direct-read.ts";
+
+const NOTHING = Buffer.alloc(0);
+
+export class OneWay {
+  readonly scanner = new BoundaryScanner();
+  #source: Duplex;
+  #destination: Duplex | undefined;
+  readonly #invalidCode: ErrorCode;
+  readonly #onFailure: (failure: unknown) => void;
+  #isDiscarding = false;
+
+  /**
+   * Takes over `source`, which is paused and has no other reader. Nothing moves before `start`.
+   *
+   * @param onFailure called once, when the source breaks the framing (a ProxyError `invalidCode`) or something throws;
+   *   nothing more is passed on then.
+   */
+  constructor(source: Duplex, directRead: boolean, invalidCode: ErrorCode, onFailure: (failure: unknown) => void) {
+    this.#invalidCode = invalidCode;
+    this.#onFailure = onFailure;
+    const moved = directRead ? moveToDirectRead(source, this.#onBytes) : undefined;
+    this.#source = moved ?? source;
+    if (moved === undefined) {
+      source.on("data", (chunk: Buffer) => {
+        if (!this.#onBytes(chunk, chunk.length)) source.pause();
+      });
+      source.pause();
+    }
+  }
+
+  /** The socket that the source has become: its old object may be an empty shell. */
+  get source(): Duplex {
+    return this.#source;
+  }
+
+  /** Begins to read, and to write to `destination`; `first` are bytes of the source that were read before. */
+  start(destination: Duplex, first: Buffer): void {
+    this.#destination = destination;
+    if (first.length === 0 || this.#onBytes(first, first.length)) this.#source.resume();
+  }
+
+  /** From now on what comes is read and thrown away, so that the source's end is seen. */
+  discard(): void {
+    this.#isDiscarding = true;
+    this.#source.resume();
+  }
+
+  readonly #onBytes = (bytes: Uint8Array, length: number): boolean => {
+    if (this.#isDiscarding) return true;
+    try {
+      return this.#pass(bytes, length);
+    } catch (failure) {
+      this.#isDiscarding = true;
+      this.#onFailure(failure);
+      return true;
+    }
+  };
+
+  /** Returns whether the source may be read on, that is, whether nothing refers to `bytes` any more. */
+  #pass(bytes: Uint8Array, length: number): boolean {
+    if (!this.scanner.advance(bytes, length)) throw new ProxyError(this.#invalidCode);
+    const destination = this.#destination as Duplex;
+    if (!destination.writable) return true;
+    destination.write(length === bytes.length ? bytes : bytes.subarray(0, length));
+    if (destination.writableLength === 0) return true;
+    // An empty write is called back when all before it has left the process: then `bytes` may be overwritten.
+    destination.write(NOTHING, this.#onFlushed);
+    return false;
+  }
+
+  readonly #onFlushed = (error?: Error | null): void => {
+    if (error === null || error === undefined) this.#source.resume();
+  };
+}

@@ -1,0 +1,139 @@
+/**
+ * The sockets that clients connect to: one for each address of `listen_host`, and a Unix-domain socket where
+ * `unix_socket_dir` says so. A failed accept (no file descriptor left) is logged and survived.
+ */
+import { chmod, unlink } from "node:fs/promises";
+import { connect, createServer, type AddressInfo, type Server, type Socket } from "node:net";
+import { join } from "node:path";
+import type { Config } from "../../config/settings.ts";
+import type { Clock } from "../../lib/clock.ts";
+import type { Logger } from "../../observe/logger.ts";
+import type { ClientConnection } from "../session.ts";
+
+type ListenConfig = Pick<Config, "listenHosts" | "port" | "unixSocketDir" | "tcpKeepalive" | "tcpKeepidleMs">;
+
+/** As PostgreSQL's own sockets: who may connect is decided by the login. */
+const SOCKET_MODE = 0o777;
+
+/** The kernel's queue of connections that are not accepted yet; the kernel caps it at net.core.somaxconn. */
+const BACKLOG = 4096;
+
+/** A burst of failed accepts is one line in the log, not thousands. */
+const ACCEPT_ERROR_EVERY_MS = 1_000;
+
+/** Where a listener can be reached. */
+export type ListenAddress = { readonly host: string; readonly port: number } | { readonly path: string };
+
+export interface Listener {
+  readonly address: ListenAddress;
+  /** Accepts no more; connections that are open stay open. */
+  close(): Promise<void>;
+}
+
+/**
+ * Opens all listeners of the configuration, or none.
+ *
+ * @throws Error with a text that names the address and what to do (EADDRINUSE, EACCES, EADDRNOTAVAIL).
+ */
+export async function listen(
+  config: ListenConfig,
+  onConnection: (connection: ClientConnection) => void,
+  log: Logger,
+  clock: Clock,
+): Promise<Listener[]> {
+  const listeners: Listener[] = [];
+  try {
+    // With port 0 the system chooses a port for the first address, and the others share it.
+    let { port } = config;
+    for (const host of config.listenHosts) {
+      const listener = await open({ host, port }, config, onConnection, log, clock);
+      if ("port" in listener.address) ({ port } = listener.address);
+      listeners.push(listener);
+    }
+    if (config.unixSocketDir !== undefined) {
+      const path = join(config.unixSocketDir, `.s.PGSQL.${port}`);
+      await removeStale(path);
+      listeners.push(await open({ path }, config, onConnection, log, clock));
+      await chmod(path, SOCKET_MODE);
+    }
+    return listeners;
+  } catch (error) {
+    await Promise.all(listeners.map((listener) => listener.close()));
+    throw error;
+  }
+}
+
+async function open(
+  wanted: ListenAddress,
+  config: ListenConfig,
+  onConnection: (connection: ClientConnection) => void,
+  log: Logger,
+  clock: Clock,
+): Promise<Listener> {
+  const server = createServer({
+    allowHalfOpen: true,
+    pauseOnConnect: true,
+    noDelay: true,
+    keepAlive: config.tcpKeepalive,
+    keepAliveInitialDelay: config.tcpKeepidleMs,
+  });
+  await bind(server, wanted);
+  server.on("connection", (socket) => onConnection(describeConnection(socket)));
+  let loggedAt = Number.NEGATIVE_INFINITY;
+  server.on("error", (error: NodeJS.ErrnoException) => {
+    if (clock.now() - loggedAt < ACCEPT_ERROR_EVERY_MS) return;
+    loggedAt = clock.now();
+    log.error({ err: error }, `could not accept a connection (${error.code}): raise the limit of open files (ulimit -n)`);
+  });
+  const bound = server.address() as AddressInfo | string;
+  const address = typeof bound === "string" ? { path: bound } : { host: bound.address, port: bound.port };
+  return { address, close: () => new Promise((resolve) => server.close(() => resolve())) };
+}
+
+function bind(server: Server, wanted: ListenAddress): Promise<void> {
+  const where =
+    "path" in wanted
+      ? { path: wanted.path }
+      : { port: wanted.port, ...(wanted.host === "*" ? {} : { host: wanted.host }) };
+  return new Promise((resolve, reject) => {
+    server.once("error", (error: NodeJS.ErrnoException) => reject(explain(error, wanted)));
+    server.listen({ ...where, backlog: BACKLOG }, () => {
+      server.removeAllListeners("error");
+      resolve();
+    });
+  });
+}
+
+function explain(error: NodeJS.ErrnoException, wanted: ListenAddress): Error {
+  const where = "path" in wanted ? wanted.path : `${wanted.host}:${wanted.port}`;
+  const advice: Record<string, string> = {
+    EADDRINUSE: "it is in use: stop the other program, or choose another port",
+    EACCES: "permission denied: choose a port above 1023, or a folder that this user may write to",
+    EADDRNOTAVAIL: "this machine has no such address: set listen_host to one it has",
+    ENOENT: "there is no such folder: set unix_socket_dir to one that exists",
+  };
+  return new Error(`cannot listen on ${where}: ${advice[error.code ?? ""] ?? error.message}`, { cause: error });
+}
+
+/** A socket that a killed process left behind refuses connections; one that is in use does not, and stays. */
+async function removeStale(path: string): Promise<void> {
+  const code = await new Promise<string | undefined>((resolve) => {
+    const probe = connect(path);
+    probe.once("connect", () => {
+      probe.destroy();
+      resolve(undefined);
+    });
+    probe.once("error", (error: NodeJS.ErrnoException) => resolve(error.code));
+  });
+  if (code === "ECONNREFUSED") await unlink(path);
+}
+
+function describeConnection(socket: Socket): ClientConnection {
+  const { remoteAddress, remotePort } = socket;
+  if (remoteAddress === undefined) {
+    // A Unix-domain socket has no remote address; neither has a TCP client that is gone already, and it gets nowhere.
+    return { socket, peer: "unix", isLocal: socket.localAddress === undefined };
+  }
+  const isLocal = remoteAddress === "::1" || /^(::ffff:)?127\./.test(remoteAddress);
+  return { socket, peer: `${remoteAddress}:${remotePort}`, isLocal };
+}

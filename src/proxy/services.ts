@@ -1,0 +1,26 @@
+/**
+ * What a session needs from the process around it. Whatever is shared by all sessions stands behind a small interface
+ * that is asked at login, never for a message; runtime/ composes it, tests put their own parts in.
+ */
+import type { Config } from "../config/settings.ts";
+import type { Clock } from "../lib/clock.ts";
+import type { TokenBucket } from "../lib/token-bucket.ts";
+import type { Logger } from "../observe/logger.ts";
+import type { Metrics } from "../observe/metrics.ts";
+import type { SafeRoles } from "./context/role-safety.ts";
+import type { CancelKeys } from "./upstream/cancel-keys.ts";
+import type { Dial } from "./upstream/dial.ts";
+
+export interface ProxyServices {
+  readonly config: Config;
+  readonly clock: Clock;
+  readonly dial: Dial;
+  readonly cancelKeys: CancelKeys;
+  /** Bounds the CancelRequests of all clients together; nothing else bounds them. */
+  readonly cancelRate: TokenBucket;
+  readonly safeRoles: SafeRoles;
+  readonly log: Logger;
+  readonly metrics: Metrics;
+  /** Whether sockets may be moved to direct reads: see forward/direct-read.ts. */
+  readonly directRead: boolean;
+}

@@ -1,0 +1,202 @@
+/**
+ * One client connection, from its first byte to its last. `#logIn` reads like a table of contents: each stage takes what
+ * the one before it returns. Every error of a stage is caught here, once: counted, logged and, where the client can
+ * still hear it, sent. A session never touches another one.
+ */
+import type { Duplex } from "node:stream";
+import { ProxyError } from "../errors/proxy-error.ts";
+import { Deadline } from "../lib/deadline.ts";
+import type { Logger } from "../observe/logger.ts";
+import { describeErrorResponse, encodeErrorResponse } from "../protocol/backend-messages.ts";
+import { relayAuthentication } from "./auth/relay-authentication.ts";
+import { sendLastWord } from "./client/last-word.ts";
+import { negotiate } from "./client/negotiate.ts";
+import { injectContext } from "./context/inject-context.ts";
+import { Forwarding } from "./forward/forward.ts";
+import { MessageStream, PeerGone } from "./message-stream.ts";
+import type { ProxyServices } from "./services.ts";
+import { transition, type SessionState } from "./session-state.ts";
+import { identify } from "./tenant/identify.ts";
+import type { Identity } from "./tenant/identity.ts";
+import { awaitReady, Greeting, UpstreamRefusal } from "./upstream/await-ready.ts";
+import { forwardCancel } from "./upstream/forward-cancel.ts";
+import { openUpstream } from "./upstream/open-upstream.ts";
+import { encodeTenantStartup } from "./upstream/tenant-startup.ts";
+
+/** An accepted connection. */
+export interface ClientConnection {
+  readonly socket: Duplex;
+  /** Where it comes from, for the log: `address:port`, or `unix`. */
+  readonly peer: string;
+  /** True for loopback addresses and Unix-domain sockets: nobody on a network sees its bytes. */
+  readonly isLocal: boolean;
+}
+
+/** What a completed login leaves to forwarding. */
+interface LoggedIn {
+  readonly client: Duplex;
+  readonly upstream: Duplex;
+  /** Bytes of the upstream that came behind its ReadyForQuery. */
+  readonly unread: Buffer;
+  /** Everything that the client must see of the login, up to its ReadyForQuery. */
+  readonly greeting: Buffer;
+}
+
+export class Session {
+  state: SessionState = "negotiating";
+  readonly #connection: ClientConnection;
+  readonly #proxy: ProxyServices;
+  #log: Logger;
+  readonly #startedAt: number;
+  /** How the stage that runs now is ended from outside. */
+  #terminate: (error: ProxyError) => void = () => {};
+  #destroy: () => void = () => {};
+  #cancelKey: Disposable | undefined;
+
+  constructor(id: number, connection: ClientConnection, proxy: ProxyServices) {
+    this.#connection = connection;
+    this.#proxy = proxy;
+    this.#log = proxy.log.child({ conn: id, client: connection.peer });
+    this.#startedAt = proxy.clock.now();
+  }
+
+  /** Serves the client until its connection is closed. Never rejects: a bug of ours ends this session alone. */
+  async serve(): Promise<void> {
+    const { metrics } = this.#proxy;
+    metrics.connectionsTotal.inc();
+    metrics.connectionsActive.inc();
+    try {
+      const login = await this.#logIn();
+      if (login !== undefined) await this.#forward(login);
+    } catch (failure) {
+      await this.#fail(failure);
+    } finally {
+      this.#cancelKey?.[Symbol.dispose]();
+      this.#connection.socket.destroy();
+      metrics.connectionsActive.dec();
+      if (this.state !== "closing") transition(this, "closing");
+      transition(this, "closed");
+    }
+  }
+
+  /** Ends the session with `error`, in whatever stage it is; the client hears of it where it can. */
+  terminate(error: ProxyError): void {
+    this.#terminate(error);
+  }
+
+  /** Closes the session's sockets now. */
+  destroy(): void {
+    this.#destroy();
+  }
+
+  async #logIn(): Promise<LoggedIn | undefined> {
+    const { config, cancelKeys, safeRoles, dial } = this.#proxy;
+    using deadline = this.#limitLogin();
+    const { signal } = deadline;
+    const client = this.#openClient(deadline);
+
+    const opening = await negotiate(client, signal);
+    if (opening.kind === "cancel") {
+      transition(this, "cancelling");
+      this.#proxy.metrics.countCancel(await forwardCancel(opening, this.#proxy, signal));
+      return undefined;
+    }
+    const identity = identify(opening, config);
+    this.#describe(identity);
+
+    transition(this, "authenticating");
+    using upstream = await openUpstream(dial, signal);
+    upstream.stream.write(identity.kind === "tenant" ? encodeTenantStartup(identity, config) : opening.packet);
+    const greeting = new Greeting();
+    const login = { client, upstream: upstream.stream, identity, isClientLegPrivate: this.#connection.isLocal };
+    const minor = await relayAuthentication(login, greeting, signal);
+    await awaitReady(upstream.stream, greeting, minor, signal);
+
+    transition(this, "injecting");
+    if (identity.kind === "tenant") {
+      await injectContext(upstream.stream, identity, greeting, config, safeRoles, signal);
+    }
+    signal.throwIfAborted();
+    if (greeting.key !== undefined) this.#cancelKey = cancelKeys.register(greeting.key, upstream.address);
+    client.detach();
+    const { socket, unread } = upstream.handOver();
+    return { client: client.socket, upstream: socket, unread, greeting: greeting.encode() };
+  }
+
+  async #forward({ client, upstream, unread, greeting }: LoggedIn): Promise<void> {
+    const { clock, metrics, config } = this.#proxy;
+    transition(this, "forwarding");
+    const forwarding = new Forwarding(client, upstream, this.#proxy, {
+      onHalfClosed: () => transition(this, "half_closed"),
+    });
+    this.#terminate = (error) => forwarding.terminate(error);
+    this.#destroy = () => forwarding.destroy();
+    const loginMs = clock.now() - this.#startedAt;
+    metrics.loginSeconds.observe(loginMs / 1000);
+    if (config.logConnections) this.#log.info({ ms: Math.round(loginMs) }, "connected");
+
+    const error = await forwarding.start(greeting, unread);
+    if (error !== undefined) this.#report(error);
+    if (config.logDisconnections) {
+      const seconds = Math.round(clock.now() - this.#startedAt) / 1000;
+      this.#log.info({ seconds, ...forwarding.bytes, ...(error && { code: error.code }) }, "disconnected");
+    }
+  }
+
+  /** One deadline from the accepted connection to the ReadyForQuery that the client sees. */
+  #limitLogin(): Deadline {
+    const { clock, config } = this.#proxy;
+    const deadline: Deadline = new Deadline(clock, config.handshakeTimeoutMs, () =>
+      this.state === "injecting" || (this.state === "authenticating" && !this.#isClientAsked())
+        ? new ProxyError("upstream_timeout")
+        : new ProxyError("handshake_timeout"),
+    );
+    this.#terminate = (error) => deadline.abort(error);
+    this.#destroy = () => deadline.abort(new PeerGone());
+    return deadline;
+  }
+
+  #isClientAsked: () => boolean = () => true;
+
+  /** During login a byte that nobody has asked for ends the session, and so does the client's end. */
+  #openClient(deadline: Deadline): MessageStream {
+    const client = new MessageStream(this.#connection.socket, {
+      onUnexpectedBytes: () => deadline.abort(new ProxyError("login_message")),
+      onLost: (error) => deadline.abort(error),
+    });
+    this.#isClientAsked = () => client.isReading;
+    return client;
+  }
+
+  /** From here on each line of the log says who it is about. */
+  #describe(identity: Identity): void {
+    const { loginRole: role, database } = identity;
+    this.#log = this.#log.child({ role, database, ...(identity.kind === "tenant" && { tenant: identity.tenant }) });
+  }
+
+  /** The login has failed: the log learns why, the client what it may know, in the upstream's words or in ours. */
+  async #fail(failure: unknown): Promise<void> {
+    transition(this, "closing");
+    let lastWord: Buffer | undefined;
+    if (failure instanceof PeerGone) {
+      this.#log.debug({ cause: failure.cause }, "client left during login");
+    } else if (failure instanceof UpstreamRefusal) {
+      this.#log.warn({ upstream: describeErrorResponse(failure.response.body) }, "login refused by the upstream server");
+      lastWord = failure.response.bytes;
+    } else {
+      const error = failure instanceof ProxyError ? failure : new ProxyError("internal", { cause: failure });
+      this.#report(error);
+      lastWord = encodeErrorResponse(error);
+    }
+    await sendLastWord(this.#connection.socket, lastWord, this.#proxy.clock);
+  }
+
+  /** Counts an error and logs it, as loudly as its blame deserves. */
+  #report(error: ProxyError): void {
+    const { blame, sqlstate } = error.definition;
+    this.#proxy.metrics.countError(error.code);
+    const level = blame === "client" ? "info" : blame === "tenant" ? "warn" : "error";
+    const cause = error.cause instanceof Error ? { err: error.cause } : {};
+    this.#log[level]({ code: error.code, sqlstate, blame, detail: error.detail, ...cause }, error.message);
+  }
+}

@@ -1,0 +1,108 @@
+/**
+ * The second stage: the StartupMessage's user name becomes an Identity - login role, tenant, context values - or the
+ * login ends here, before anything is sent upstream. It reads configuration and bytes, nothing else.
+ */
+import { ProxyError } from "../../errors/proxy-error.ts";
+import type { Config } from "../../config/settings.ts";
+import { MAX_NAME_BYTES } from "../../protocol/limits.ts";
+import type { StartupMessage } from "../../protocol/startup.ts";
+import type { ContextValue, Identity } from "./identity.ts";
+import { sortParameters } from "./startup-parameters.ts";
+
+type IdentityConfig = Pick<
+  Config,
+  | "tenantSeparator"
+  | "valueSeparator"
+  | "contextVariables"
+  | "superuserBypass"
+  | "loginRoles"
+  | "setRole"
+  | "clientParameters"
+  | "ignoreStartupParameters"
+>;
+
+/** @throws ProxyError 28000, 42501 or 22023: see the catalogue's "as an identity". */
+export function identify(startup: StartupMessage, config: IdentityConfig): Identity {
+  const user = textOf(startup, "user", "user_characters");
+  if (user === undefined || user === "") throw new ProxyError("user_missing");
+  const database = textOf(startup, "database", "database_characters");
+
+  if (config.superuserBypass.includes(user)) {
+    return { kind: "bypass", loginRole: user, database: database ?? user, minor: startup.minor, startup };
+  }
+
+  const { role, context } = splitUserName(user, config);
+  assertNameLength("role name", role);
+  if (config.loginRoles.length > 0 && !config.loginRoles.includes(role)) {
+    throw new ProxyError("login_role", { params: { role } });
+  }
+  // psql without -d asks for a database named like the user; PostgreSQL would take the role's name.
+  const effectiveDatabase = database === undefined || database === "" || database === user ? role : database;
+  assertNameLength("database name", effectiveDatabase);
+
+  return {
+    kind: "tenant",
+    loginRole: role,
+    targetRole: config.setRole ?? role,
+    tenant: (context[0] as ContextValue).value,
+    context,
+    database: effectiveDatabase,
+    minor: startup.minor,
+    ...sortParameters(startup, config),
+  };
+}
+
+/** `role.value` with one context variable, `role.value1:value2` with more. The first separator ends the role. */
+function splitUserName(user: string, config: IdentityConfig): { role: string; context: ContextValue[] } {
+  const { tenantSeparator: separator, valueSeparator, contextVariables } = config;
+  const params = { separator, example: exampleUser(config) };
+  const at = user.indexOf(separator);
+  if (at === -1) throw new ProxyError("user_without_context", { params });
+  if (at === 0) throw new ProxyError("user_without_role", { params });
+
+  const rest = user.slice(at + separator.length);
+  const values = contextVariables.length === 1 ? [rest] : rest.split(valueSeparator);
+  if (rest !== "" && values.length !== contextVariables.length) {
+    throw new ProxyError("context_count", {
+      params: { ...params, expected: contextVariables.length, actual: values.length },
+    });
+  }
+  if (values[0] === "") {
+    throw new ProxyError("tenant_empty", { params: { ...params, variable: contextVariables[0] ?? "" } });
+  }
+  return {
+    role: user.slice(0, at),
+    context: contextVariables.map((name, index) => ({ name, value: values[index] as string })),
+  };
+}
+
+/** How a user name of this configuration looks: `app_user.<current_tenant_id>`. */
+function exampleUser({ tenantSeparator, valueSeparator, contextVariables }: IdentityConfig): string {
+  const values = contextVariables.map((name) => `<${name.slice(name.lastIndexOf(".") + 1)}>`);
+  return `role${tenantSeparator}${values.join(valueSeparator)}`;
+}
+
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+// oxlint-disable-next-line no-control-regex -- control characters are what it looks for
+const CONTROL_CHARACTERS = /[\u0000-\u001f\u007f-\u009f]/;
+
+function textOf(
+  startup: StartupMessage,
+  name: string,
+  error: "user_characters" | "database_characters",
+): string | undefined {
+  const bytes = startup.parameters.find((parameter) => parameter.name === name)?.value;
+  if (bytes === undefined) return undefined;
+  let text: string;
+  try {
+    text = utf8.decode(bytes);
+  } catch (cause) {
+    throw new ProxyError(error, { cause });
+  }
+  if (CONTROL_CHARACTERS.test(text)) throw new ProxyError(error);
+  return text;
+}
+
+function assertNameLength(what: string, name: string): void {
+  if (Buffer.byteLength(name) > MAX_NAME_BYTES) throw new ProxyError("name_too_long", { params: { what } });
+}

@@ -1,0 +1,41 @@
+/**
+ * What a StartupMessage asserts, and what the login is about to prove: who connects, as which role, with which context.
+ */
+import type { StartupMessage, StartupParameter } from "../../protocol/startup.ts";
+
+/** A session variable and its value, as the user name gave it. */
+export interface ContextValue {
+  readonly name: string;
+  readonly value: string;
+}
+
+export interface TenantIdentity {
+  readonly kind: "tenant";
+  /** The role that logs in upstream. */
+  readonly loginRole: string;
+  /** The role whose rights the session has: `set_role`, or the login role. */
+  readonly targetRole: string;
+  /** The isolation unit: the value of the first context variable. Never empty. */
+  readonly tenant: string;
+  readonly context: readonly ContextValue[];
+  readonly database: string;
+  /** The minor version of protocol 3 that the client asked for. */
+  readonly minor: number;
+  /** `_pq_.` parameters, none of which pgvpd knows. */
+  readonly unknownOptions: readonly string[];
+  /** The client's own parameters that travel in the upstream's StartupMessage. */
+  readonly forwarded: readonly StartupParameter[];
+  /** Those that are applied after the context is confirmed, in this order. */
+  readonly heldBack: readonly StartupParameter[];
+}
+
+/** A user of `superuser_bypass`: its StartupMessage goes upstream as it came. */
+export interface BypassIdentity {
+  readonly kind: "bypass";
+  readonly loginRole: string;
+  readonly database: string;
+  readonly minor: number;
+  readonly startup: StartupMessage;
+}
+
+export type Identity = TenantIdentity | BypassIdentity;

@@ -1,0 +1,74 @@
+/**
+ * What becomes of each parameter of a tenant's StartupMessage: refused, dropped, held back until the context is
+ * confirmed, or forwarded. Parameters inside `options` are treated as if they had been sent on their own.
+ */
+import { ProxyError } from "../../errors/proxy-error.ts";
+import type { Config } from "../../config/settings.ts";
+import { parseStartupOptions } from "../../protocol/startup-options.ts";
+import { foldName, type StartupMessage, type StartupParameter } from "../../protocol/startup.ts";
+
+/** What would change whose rows a session sees, or how our own statements are read. */
+const PROTECTED = [
+  "role",
+  "session_authorization",
+  "row_security",
+  "session_preload_libraries",
+  "local_preload_libraries",
+  "standard_conforming_strings",
+];
+
+/** They would change how the context is looked up or converted, so they are applied after it, in this order. */
+const HELD_BACK = ["client_encoding", "search_path"];
+
+/** The values that PostgreSQL reads as "no" for `replication`. */
+const NO_REPLICATION = ["false", "off", "no", "0"];
+
+export interface SortedParameters {
+  readonly unknownOptions: readonly string[];
+  readonly forwarded: readonly StartupParameter[];
+  readonly heldBack: readonly StartupParameter[];
+}
+
+/** @throws ProxyError 42501 for a parameter that may not be set, 22023 for `options` that are not settings. */
+export function sortParameters(
+  startup: StartupMessage,
+  config: Pick<Config, "contextVariables" | "clientParameters" | "ignoreStartupParameters">,
+): SortedParameters {
+  const isProtected = new Set([...PROTECTED, ...config.contextVariables.map(foldName)]);
+  const isIgnored = new Set(config.ignoreStartupParameters.map(foldName));
+  const isListed = new Set(config.clientParameters.map(foldName));
+
+  const unknownOptions: string[] = [];
+  // PostgreSQL applies `options` first, so that a parameter of its own wins over one inside them.
+  const fromOptions: StartupParameter[] = [];
+  const explicit: StartupParameter[] = [];
+  for (const parameter of startup.parameters) {
+    const { name, value } = parameter;
+    if (name === "user" || name === "database") continue;
+    if (name === "replication") assertNoReplication(value);
+    else if (name === "options") {
+      if (!isIgnored.has("options")) fromOptions.push(...parseStartupOptions(value));
+    } else if (name.startsWith("_pq_.")) unknownOptions.push(name);
+    else explicit.push(parameter);
+  }
+
+  const effective = new Map<string, StartupParameter>();
+  for (const parameter of [...fromOptions, ...explicit]) {
+    const name = foldName(parameter.name);
+    if (isProtected.has(name)) throw new ProxyError("parameter_protected", { params: { name: parameter.name } });
+    if (isIgnored.has(name)) continue;
+    if (!isListed.has("*") && !isListed.has(name)) {
+      throw new ProxyError("parameter_not_listed", { params: { name: parameter.name } });
+    }
+    effective.set(name, parameter);
+  }
+
+  const heldBack = HELD_BACK.flatMap((name) => effective.get(name) ?? []);
+  for (const name of HELD_BACK) effective.delete(name);
+  return { unknownOptions, forwarded: [...effective.values()], heldBack };
+}
+
+/** A walsender reads the write-ahead log: row-level security does not exist there. */
+function assertNoReplication(value: Buffer): void {
+  if (!NO_REPLICATION.includes(value.toString("latin1").toLowerCase())) throw new ProxyError("replication");
+}

@@ -1,0 +1,48 @@
+/**
+ * Passes a CancelRequest on to the server that runs the query, and waits until that server has taken it: libpq does not
+ * go on before the socket is closed. Nothing is ever answered, so a wrong key learns nothing. Not limited by, nor
+ * counted in, the limits for sessions; a rate of its own bounds it.
+ */
+import type { Config } from "../../config/settings.ts";
+import type { TokenBucket } from "../../lib/token-bucket.ts";
+import type { CancelOutcome } from "../../observe/metrics.ts";
+import type { CancelRequest } from "../../protocol/startup.ts";
+import type { CancelKeys } from "./cancel-keys.ts";
+import { connectTo } from "./dial.ts";
+
+export interface CancelServices {
+  readonly config: Pick<Config, "tcpKeepalive" | "tcpKeepidleMs">;
+  readonly cancelKeys: CancelKeys;
+  readonly cancelRate: TokenBucket;
+}
+
+/** Resolves when the upstream has closed the connection; only an abort of `signal` rejects. */
+export async function forwardCancel(
+  request: CancelRequest,
+  { config, cancelKeys, cancelRate }: CancelServices,
+  signal: AbortSignal,
+): Promise<CancelOutcome> {
+  if (!cancelRate.take()) return "limited";
+  const address = cancelKeys.find(request);
+  if (address === undefined) return "unknown";
+  try {
+    const socket = await connectTo(address, config, signal);
+    await new Promise<void>((resolve) => {
+      const abort = (): void => void socket.destroy();
+      signal.addEventListener("abort", abort, { once: true });
+      socket.on("error", abort);
+      socket.on("end", () => socket.end());
+      socket.on("close", () => {
+        signal.removeEventListener("abort", abort);
+        resolve();
+      });
+      socket.resume();
+      socket.end(request.packet);
+    });
+  } catch {
+    signal.throwIfAborted();
+    return "failed";
+  }
+  signal.throwIfAborted();
+  return "forwarded";
+}

@@ -1,0 +1,46 @@
+/**
+ * The StartupMessage that logs a tenant in upstream: the login role, what pgvpd pins, the context where it travels here,
+ * and the client's own parameters. Values stay parameter pairs: none becomes SQL text, none is quoted.
+ */
+import type { Config } from "../../config/settings.ts";
+import { encodeStartupMessage, foldName, LATEST_MINOR } from "../../protocol/startup.ts";
+import type { TenantIdentity } from "../tenant/identity.ts";
+
+interface Pair {
+  readonly name: string;
+  readonly value: string | Buffer;
+}
+
+/**
+ * What every tenant's upstream connection starts with, whatever `ALTER ROLE ... SET` says: a value in the
+ * StartupMessage beats it. `role` comes on top, as it differs by identity.
+ */
+const PINNED: readonly Pair[] = [
+  { name: "row_security", value: "on" },
+  { name: "standard_conforming_strings", value: "on" },
+  { name: "local_preload_libraries", value: "" },
+  { name: "client_encoding", value: "UTF8" },
+  { name: "client_connection_check_interval", value: "5s" },
+];
+
+export function encodeTenantStartup(
+  identity: TenantIdentity,
+  config: Pick<Config, "contextInjection" | "upstreamStartupParameters">,
+): Buffer {
+  const inStartup = config.contextInjection === "startup";
+  const chosen = new Set(identity.forwarded.map(({ name }) => foldName(name)));
+  const pinned = PINNED.filter(({ name }) => !chosen.has(name));
+  const role = inStartup ? [{ name: "role", value: identity.targetRole }] : [];
+  return encodeStartupMessage(Math.min(identity.minor, LATEST_MINOR), [
+    { name: "user", value: identity.loginRole },
+    { name: "database", value: identity.database },
+    ...[...pinned, ...role].filter(({ name }) => mayPin(name, config.upstreamStartupParameters)),
+    ...(inStartup ? identity.context : []),
+    ...identity.forwarded,
+  ]);
+}
+
+/** `upstream_startup_parameters`: `*` is all, `none` is none, `-name` leaves one out. */
+export function mayPin(name: string, list: readonly string[]): boolean {
+  return !list.includes("none") && !list.includes(`-${name}`);
+}

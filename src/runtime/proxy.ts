@@ -1,0 +1,112 @@
+/**
+ * The composition root: puts the services together, opens the listeners, starts a Session for each connection, and ends
+ * them. It holds no logic of a session, and reads no configuration source.
+ */
+import type { Config } from "../config/settings.ts";
+import { ProxyError } from "../errors/proxy-error.ts";
+import { systemClock } from "../lib/clock.ts";
+import { Deadline } from "../lib/deadline.ts";
+import { TokenBucket } from "../lib/token-bucket.ts";
+import type { Logger } from "../observe/logger.ts";
+import { Metrics } from "../observe/metrics.ts";
+import { SafeRoles } from "../proxy/context/role-safety.ts";
+import { isDirectReadSafe } from "../proxy/forward/direct-read-check.ts";
+import { listen, type ListenAddress, type Listener } from "../proxy/listen/listener.ts";
+import type { ProxyServices } from "../proxy/services.ts";
+import { Session } from "../proxy/session.ts";
+import { createCancelKeys } from "../proxy/upstream/cancel-keys.ts";
+import { createDial } from "../proxy/upstream/dial.ts";
+
+/** CancelRequests a second that are passed on, and how many at once: far above what people and drivers send. */
+const CANCELS_PER_SECOND = 500;
+const CANCEL_BURST = 2_000;
+
+const DIRECT_READ_CHECK_MS = 1_000;
+
+export class ProxyServer {
+  readonly metrics = new Metrics();
+  readonly #config: Config;
+  readonly #log: Logger;
+  readonly #sessions = new Map<Session, Promise<void>>();
+  #listeners: Listener[] = [];
+  #nextId = 1;
+  #draining: Promise<void> | undefined;
+
+  constructor(config: Config, log: Logger) {
+    this.#config = config;
+    this.#log = log;
+  }
+
+  /** Connections that are open now. */
+  get sessionCount(): number {
+    return this.#sessions.size;
+  }
+
+  /**
+   * Opens the listeners.
+   *
+   * @returns where clients can connect.
+   * @throws Error with a text for the operator when an address cannot be had; nothing is left open then.
+   */
+  async start(): Promise<readonly ListenAddress[]> {
+    const config = this.#config;
+    const directRead = await this.#checkDirectRead();
+    const services: ProxyServices = {
+      config,
+      clock: systemClock,
+      dial: createDial(config),
+      cancelKeys: createCancelKeys(),
+      cancelRate: new TokenBucket(systemClock, CANCELS_PER_SECOND, CANCEL_BURST),
+      safeRoles: new SafeRoles(systemClock),
+      log: this.#log,
+      metrics: this.metrics,
+      directRead,
+    };
+    this.#listeners = await listen(
+      config,
+      (connection) => {
+        const session = new Session(this.#nextId++, connection, services);
+        const served = session.serve().finally(() => this.#sessions.delete(session));
+        this.#sessions.set(session, served);
+      },
+      this.#log,
+      systemClock,
+    );
+    return this.#listeners.map(({ address }) => address);
+  }
+
+  /**
+   * Accepts no more, waits for the sessions that are open, and ends those that are left after `drain_timeout` with
+   * 57P01. Resolves when none is left. A second call gets the same promise.
+   */
+  drain(): Promise<void> {
+    this.#draining ??= this.#drain();
+    return this.#draining;
+  }
+
+  /** Ends every session at once, with 57P01 where a client can still hear it; does not wait for `drain_timeout`. */
+  async closeNow(): Promise<void> {
+    this.#stopListening();
+    for (const session of this.#sessions.keys()) session.terminate(new ProxyError("shutdown"));
+    await Promise.all(this.#sessions.values());
+  }
+
+  async #drain(): Promise<void> {
+    this.#stopListening();
+    using _timer = systemClock.after(this.#config.drainTimeoutMs, () => void this.closeNow());
+    await Promise.all(this.#sessions.values());
+  }
+
+  /** Does not wait: a server's close does so for its connections, and those are waited for as sessions. */
+  #stopListening(): void {
+    for (const listener of this.#listeners) void listener.close();
+    this.#listeners = [];
+  }
+
+  async #checkDirectRead(): Promise<boolean> {
+    using deadline = new Deadline(systemClock, DIRECT_READ_CHECK_MS, () => new Error("the check took too long"));
+    const isSafe = await isDirectReadSafe(deadline.signal);
+    if (!isSafe) this.#log.warn("this Node.js does not take the fast read path: forwarding costs more CPU");
+    return isSafe;
+  }
+}
