@@ -1,4 +1,4 @@
-/*
+/**
  * What machine a table was made on. Figures without it cannot be read. Called once by main.ts.
  */
 import { execFile } from "node:child_process";

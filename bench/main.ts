@@ -1,4 +1,4 @@
-/*
+/**
  * `npm run bench`: reads the command line, asks each peer whether it can run, runs the plan and prints its tables. It is
  * the only file that ends the process. Whatever way it ends, the workbench is cleaned up first.
  */

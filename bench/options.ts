@@ -1,4 +1,4 @@
-/*
+/**
  * The command line of `npm run bench`. Called by main.ts; throws UsageError with a sentence that says what is allowed.
  */
 import { parseArgs } from "node:util";

@@ -1,4 +1,4 @@
-/*
+/**
  * What a peer is: something that stands between pgbench and PostgreSQL (or nothing at all, for `direct`).
  * Each file of peers/ makes one; run.ts probes them once, then starts and stops them for each scenario. A peer never
  * measures anything itself: scenarios do, with what RunningPeer tells them.

@@ -1,4 +1,4 @@
-/*
+/**
  * Tells on stderr what is being measured while one waits: one line that changes on a terminal, a line for each change
  * elsewhere. Called by main.ts. It never writes to stdout, where the tables go.
  */

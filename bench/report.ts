@@ -1,4 +1,4 @@
-/*
+/**
  * Turns results into text: a head with the machine and the peers, a table for each scenario, and the verdicts on the
  * targets. Called by main.ts, which prints. It never measures.
  */

@@ -1,4 +1,4 @@
-/*
+/**
  * Runs the plan: for each scenario it starts the peers, then goes round after round through all of them, so that whatever
  * else the machine does hits every peer alike. Called by main.ts. A peer that fails is left out of that scenario and
  * named; the others go on. It never computes a ratio.

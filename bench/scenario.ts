@@ -1,4 +1,4 @@
-/*
+/**
  * What a scenario is: one thing that is measured, the same way for every peer. Each file of scenarios/ makes one or a
  * few; run.ts calls measure() once for each peer in each round. A scenario never starts a peer or prints: it drives the
  * one it is given and returns numbers.

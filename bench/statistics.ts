@@ -1,4 +1,4 @@
-/*
+/**
  * The few statistics that the tables need: the median of the rounds, how far they lie apart, and ratios that are taken
  * within a round before their median is. Pure functions, called by report.ts and targets.ts.
  */

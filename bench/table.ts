@@ -1,4 +1,4 @@
-/*
+/**
  * Sets rows of text in columns. Called by report.ts; knows nothing of benchmarks.
  */
 

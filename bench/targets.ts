@@ -1,4 +1,4 @@
-/*
+/**
  * What pgvpd is held to, as ratios within one run, and the verdict of a run on each. main.ts prints the verdicts and,
  * with --gate, fails on a missed one. CPU per transaction and per MB is what a gate can trust; the rest is noisier.
  */

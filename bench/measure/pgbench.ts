@@ -1,4 +1,4 @@
-/*
+/**
  * Runs pgbench against a target and reads its figures. Called by the scenarios of queries and of connects. It never
  * keeps the user's own PG* variables: TLS and GSS are switched off, so that every peer sees the same bytes.
  */

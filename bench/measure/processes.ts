@@ -1,4 +1,4 @@
-/*
+/**
  * CPU time, memory and core of processes, read from /proc. Scenarios read a peer's process group before and after their
  * work; where there is no /proc (macOS) every reading is undefined and the tables show a dash. It never starts or stops
  * a process.

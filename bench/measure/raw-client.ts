@@ -1,4 +1,4 @@
-/*
+/**
  * A PostgreSQL client that costs next to nothing, so that bulk and memory scenarios measure the peer and not the client.
  * It reads into one shared buffer and throws the bytes away: a response ends where the last six bytes received are a
  * ReadyForQuery. It never decodes a row, and logs in only where the server trusts.

@@ -1,4 +1,4 @@
-/*
+/**
  * A server that looks like PostgreSQL to a peer and costs no backend process: it trusts everybody and answers every
  * statement with one row. The memory scenario stands thousands of idle connections on it. It never reads what a
  * statement says, and is no place to measure speed.

@@ -1,4 +1,4 @@
-/*
+/**
  * The PostgreSQL behind every peer: one server with two copies of pgbench's tables, one in a database that trusts and
  * one in a database that asks for SCRAM, and the unprivileged role that clients log in as. main.ts starts it before the
  * first scenario. It never touches a server that it did not start.

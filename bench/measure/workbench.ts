@@ -1,4 +1,4 @@
-/*
+/**
  * Owns everything the benchmark leaves on the machine while it runs: child processes, a temporary folder, servers.
  * main.ts makes one and cleans it up on every way out; peers and scenarios start their processes through it. It never
  * lets a process outlive the benchmark: each runs in its own process group, which is killed as a whole.

@@ -1,4 +1,4 @@
-/*
+/**
  * Every peer there is, in the order in which the tables show them. A new peer is a file beside this one and a line here.
  */
 import type { Peer } from "../peer.ts";

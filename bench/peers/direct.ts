@@ -1,4 +1,4 @@
-/*
+/**
  * No proxy at all: what the server itself can do on this machine, which every ratio has to be read against. It starts
  * nothing and has no CPU time of its own.
  */

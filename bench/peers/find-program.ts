@@ -1,4 +1,4 @@
-/*
+/**
  * Finds a peer's program and asks for its version. Looks into PATH and the folders where Debian keeps daemons, which an
  * ordinary user's PATH does not hold.
  */

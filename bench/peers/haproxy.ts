@@ -1,4 +1,4 @@
-/*
+/**
  * HAProxy as a TCP proxy on one thread: the cheapest thing that moves the same bytes, without a word of PostgreSQL.
  */
 import { freePort } from "../measure/workbench.ts";

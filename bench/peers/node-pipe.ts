@@ -1,4 +1,4 @@
-/*
+/**
  * The floor: what a Node program costs that joins two sockets with pipe() and does nothing else. The distance between
  * this peer and pgvpd is pgvpd's own doing, the distance between this peer and HAProxy is Node's.
  */

@@ -1,4 +1,4 @@
-/*
+/**
  * PgBouncer in session mode, its defaults otherwise: the peer that the targets are set against. A variant with a large
  * packet buffer takes part in bulk copies only. PGVPD_BENCH_PGBOUNCER names another binary than the installed one.
  */

@@ -1,4 +1,4 @@
-/*
+/**
  * pgvpd as users run it: the built program with a configuration file, in passthrough. A second peer of the same shape
  * runs another build, which PGVPD_BENCH_OTHER names, to compare before and after in one run. It never imports from src/.
  */

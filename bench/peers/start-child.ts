@@ -1,4 +1,4 @@
-/*
+/**
  * What every peer that is a process has in common: spawn it, wait until it listens, and hand it out as a RunningPeer.
  * Called by the files beside it. It knows no peer's configuration.
  */

@@ -1,4 +1,4 @@
-/*
+/**
  * Every scenario there is, in the order in which they run. A new one is a file beside this one and a line here.
  */
 import type { Scenario } from "../scenario.ts";

@@ -1,4 +1,4 @@
-/*
+/**
  * Scenarios of bulk data: one client repeats a COPY of some 200 MB until half the measuring time has passed. Wide rows
  * measure the moving of bytes, narrow ones what a proxy does for each message. COPY in goes into an unprotected table
  * through `WHERE false`, so that the server parses every row and stores none, and rounds do not slow each other down.

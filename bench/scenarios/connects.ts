@@ -1,4 +1,4 @@
-/*
+/**
  * Scenarios of logins: pgbench -C opens a connection for each transaction, asks one question and leaves. With SCRAM the
  * client's own key derivation takes most of a core, whoever serves; with trust the server's fork does.
  */

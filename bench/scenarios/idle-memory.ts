@@ -1,4 +1,4 @@
-/*
+/**
  * What an idle client costs in memory: the growth of the proxy's processes when many clients log in, and again after
  * each of them has asked one question, as the idle connections of an application's pool have. A first batch of clients
  * warms the process up and is not counted. The kernel's own socket buffers are in neither figure.

@@ -1,4 +1,4 @@
-/*
+/**
  * Scenarios of small queries: pgbench's own SELECT by primary key, on connections that stay open. One client on one core
  * shows what a proxy adds to a round trip; many clients show what it costs. An empty run before each measurement warms
  * the path up and tells what the logins cost, which is subtracted.
