@@ -13,6 +13,7 @@ import path from "node:path";
 import { promisify } from "node:util";
 import { systemClock } from "../lib/clock.ts";
 import type { PostgresBinaries } from "./postgres-binaries.ts";
+import { commandOf } from "./process-table.ts";
 import { createServerFolder, type ServerAccount } from "./server-account.ts";
 
 const run = promisify(execFile);
@@ -32,6 +33,8 @@ export interface ClusterOptions {
   readonly password: string;
   /** On top of an otherwise empty environment, in which initdb looks for `TZ`. */
   readonly env?: Readonly<Record<string, string>>;
+  /** Ends initdb, which then removes what it has made. */
+  readonly signal?: AbortSignal;
 }
 
 export interface ServerOptions {
@@ -58,6 +61,8 @@ export interface RunningServer {
   readonly ended: Promise<void>;
   /** Fast shutdown, then by force; resolves when the process is reaped. May be called more than once. */
   stop(): Promise<void>;
+  /** SIGKILL: the server recovers at its next start. */
+  kill(): void;
   [Symbol.asyncDispose](): Promise<void>;
 }
 
@@ -70,17 +75,26 @@ export async function createCluster(options: ClusterOptions): Promise<void> {
   if (account.uid !== undefined) await chown(passwordFile, account.uid, account.gid ?? account.uid);
   const method = auth === "trust" || auth === "md5" ? auth : "scram-sha-256";
   const args = ["-D", dataDir, "-U", "postgres", "-A", method, `--pwfile=${passwordFile}`, "-E", "UTF8", "--no-sync"];
-  const child = { ...account, cwd: "/", env: { PATH: "/usr/bin:/bin", ...options.env } };
+  const signal = options.signal === undefined ? {} : { signal: options.signal };
+  const child = { ...account, ...signal, cwd: "/", env: { PATH: "/usr/bin:/bin", ...options.env } };
   try {
     const initdb = path.join(binaries.binDir, "initdb");
     await run(initdb, [...args, "--locale=C.UTF-8"], child).catch((error: unknown) => {
       if (!String(error).includes("invalid locale name")) throw error;
       return run(initdb, [...args, "--locale=C"], child); // macOS has no C.UTF-8
     });
+  } catch (error) {
+    throw new Error(`initdb could not create ${dataDir}\n${errorOutput(error)}`, { cause: error });
   } finally {
     await rm(passwordFile, { force: true });
   }
   if (!["trust", "scram", "md5"].includes(auth)) await writeFile(path.join(dataDir, "pg_hba.conf"), auth);
+}
+
+/** What a failed command said: its stderr, or why it could not be run at all. */
+function errorOutput(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return "stderr" in error && typeof error.stderr === "string" && error.stderr !== "" ? error.stderr : error.message;
 }
 
 /** Starts the server and resolves when it accepts connections. Throws with the end of its log where it does not. */
@@ -148,6 +162,7 @@ async function launch(options: ServerOptions, port: number): Promise<RunningServ
     pid: child.pid ?? 0,
     ended,
     stop: () => stop(child, ended),
+    kill: () => void child.kill("SIGKILL"),
     [Symbol.asyncDispose]: () => stop(child, ended),
   };
 }
@@ -188,7 +203,7 @@ async function stop(child: ChildProcess, ended: Promise<void>): Promise<void> {
 }
 
 /** A server that an earlier run left in this data folder: asked to stop, then made to. */
-async function stopStaleServer(dataDir: string): Promise<void> {
+export async function stopStaleServer(dataDir: string): Promise<void> {
   const pid = Number((await readPidFile(dataDir))[0]);
   if (!(pid > 1) || !(await isServerOf(pid, dataDir))) return;
   for (const [signal, limitMs] of [["SIGINT", 10_000] as const, ["SIGQUIT", 5_000] as const]) {
@@ -204,11 +219,7 @@ async function stopStaleServer(dataDir: string): Promise<void> {
 
 /** A pid may have been given to another program since: its command line must name the data folder. */
 async function isServerOf(pid: number, dataDir: string): Promise<boolean> {
-  const command = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(async () => {
-    const listed = await run("ps", ["-o", "args=", "-p", String(pid)]).catch(() => undefined);
-    return listed?.stdout ?? "";
-  });
-  return command.includes(dataDir);
+  return (await commandOf(pid)).includes(dataDir);
 }
 
 function hasEnded(child: ChildProcess): boolean {
