@@ -92,6 +92,13 @@ BEGIN
               HINT = format('Install as that role, or let it run: ALTER FUNCTION %s OWNER TO %I;', existing.signature, current_user);
     END IF;
 
+    IF pg_get_userbyid(existing.proowner) = 'app_user' AND current_user <> 'app_user' THEN
+      -- CREATE OR REPLACE would leave it to the tenants' role, which could then write its own.
+      EXECUTE format('ALTER ROUTINE %s OWNER TO %I', existing.signature, current_user);
+      RAISE WARNING 'function % belonged to role app_user', existing.signature
+        USING HINT = 'It was taken over. Let nobody but trusted roles create objects: REVOKE CREATE ON SCHEMA public FROM PUBLIC, app_user;';
+    END IF;
+
     IF existing.has_our_types AND existing.prokind = 'f' AND existing.result = make_way.result
        AND existing.names = argument_names AND existing.pronargdefaults <= default_count THEN
       CONTINUE; -- CREATE OR REPLACE keeps it, its grants and everything that uses it
@@ -107,7 +114,7 @@ BEGIN
       RAISE EXCEPTION 'function % (result: %) cannot be replaced: it has another result or other arguments than pgvpd''s, and is used by %',
                       existing.signature, coalesce(existing.result, 'none'), existing.users
         USING ERRCODE = 'dependent_objects_still_exist',
-              HINT = format('Nothing was changed. Rename it (ALTER FUNCTION %s RENAME TO ...: what uses it follows), install again, then protect those tables again.', existing.signature);
+              HINT = format('It was left as it is. Rename it (ALTER FUNCTION %s RENAME TO ...: what uses it follows), install again, then protect those tables again.', existing.signature);
     ELSE
       RAISE WARNING 'function % of an earlier installation stays: it is used by %', existing.signature, existing.users
         USING HINT = format('Protect those tables again, then: DROP FUNCTION %s;', existing.signature);
@@ -330,7 +337,7 @@ DECLARE
   others text;
   hazard text;
   statement text;
-  statements text[];
+  lacking record;
 BEGIN
   FOR member IN
     WITH RECURSIVE family(oid) AS (
@@ -376,12 +383,12 @@ BEGIN
 
   EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE %s TO %I', target, app_role);
   -- What an INSERT needs besides: the schema, and the sequences that belong to a column or that a default reads.
-  SELECT array_agg(s) INTO statements FROM (
-    SELECT format('GRANT USAGE ON SCHEMA %I TO %I', n.nspname, app_role) AS s
+  FOR lacking IN
+    SELECT n.oid AS schema_oid, NULL::oid AS sequence_oid, format('GRANT USAGE ON SCHEMA %I TO %I', n.nspname, app_role) AS remedy
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE c.oid = target AND NOT has_schema_privilege(app_role, n.oid, 'USAGE')
-    UNION
-    SELECT format('GRANT USAGE ON SEQUENCE %s TO %I', s.oid::regclass, app_role)
+    UNION ALL
+    SELECT NULL, s.oid, format('GRANT USAGE ON SEQUENCE %s TO %I', s.oid::regclass, app_role)
       FROM pg_class s
       WHERE CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(app_role, s.oid, 'USAGE') END
         AND s.oid IN (
@@ -390,14 +397,17 @@ BEGIN
               AND d.refobjid = target AND d.deptype IN ('a', 'i')
           UNION
           SELECT d.refobjid FROM pg_depend d JOIN pg_attrdef a ON d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid
-            WHERE d.refclassid = 'pg_class'::regclass AND a.adrelid = target)) AS missing;
-  FOREACH statement IN ARRAY coalesce(statements, '{}') LOOP
+            WHERE d.refclassid = 'pg_class'::regclass AND a.adrelid = target)
+  LOOP
     BEGIN
-      EXECUTE statement;
+      EXECUTE lacking.remedy;
     EXCEPTION WHEN insufficient_privilege THEN
-      RAISE WARNING 'role % may not grant what % needs for %', quote_ident(current_user), quote_ident(app_role), target
-        USING HINT = format('Let its owner run: %s;', statement);
+      NULL; -- said below, as for a GRANT that does nothing: without the grant option that is only a warning
     END;
+    IF NOT coalesce(has_schema_privilege(app_role, lacking.schema_oid, 'USAGE'), has_sequence_privilege(app_role, lacking.sequence_oid, 'USAGE')) THEN
+      RAISE WARNING 'role % may not grant what % needs for %', quote_ident(current_user), quote_ident(app_role), target
+        USING HINT = format('Let its owner run: %s;', lacking.remedy);
+    END IF;
   END LOOP;
 
   FOREACH hazard IN ARRAY pgvpd.role_hazards(target, app_role) LOOP
@@ -673,9 +683,18 @@ BEGIN
     BEGIN
       GRANT USAGE ON SCHEMA public TO app_user;
     EXCEPTION WHEN insufficient_privilege THEN
+      NULL; -- said below
+    END;
+    IF NOT has_schema_privilege('app_user', 'public', 'USAGE') THEN
       RAISE WARNING 'role % may not let app_user use schema public', quote_ident(current_user)
         USING HINT = 'Let the schema''s owner run: GRANT USAGE ON SCHEMA public TO app_user;';
-    END;
+    END IF;
+  END IF;
+
+  -- All tenants share the role: a function or operator that one of them plants in public runs in the others' queries.
+  IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'app_user' AND NOT rolsuper AND has_schema_privilege(oid, 'public', 'CREATE')) THEN
+    RAISE WARNING 'role app_user may create functions in schema public, which would run in the sessions of every tenant'
+      USING HINT = 'REVOKE CREATE ON SCHEMA public FROM PUBLIC, app_user;';
   END IF;
 
   PERFORM pg_catalog.set_config('search_path', previous_path, true);

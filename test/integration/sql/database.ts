@@ -54,6 +54,10 @@ export async function createDatabase(server: PostgresServer, installer: Installe
   await maintenance.end();
 
   const admin = await connectTo(server, name, server.superuser);
+  if (Number(server.version) < 15) {
+    // What PostgreSQL 15 made the default, and setup.sql warns of where it is otherwise.
+    await admin.query(`REVOKE CREATE ON SCHEMA public FROM PUBLIC; GRANT CREATE ON SCHEMA public TO ${ownerName}`);
+  }
   const owner = await connectTo(server, name, ownerName);
   const open = new Set([admin, owner]);
   let messages: Message[] = [];
