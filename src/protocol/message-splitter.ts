@@ -23,7 +23,7 @@ export class ByteQueue {
     this.#length += chunk.length;
   }
 
-  /** The first `count` bytes without taking them, or undefined while there are fewer. */
+  /** The first `count` bytes, at least one, without taking them, or undefined while there are fewer. */
   peek(count: number): Buffer | undefined {
     if (this.#length < count) return undefined;
     let first = this.#chunks[0] as Buffer;
@@ -43,6 +43,14 @@ export class ByteQueue {
     else this.#chunks[0] = first.subarray(count);
     this.#length -= count;
     return taken;
+  }
+
+  /** Takes everything. */
+  takeAll(): Buffer {
+    const all = Buffer.concat(this.#chunks);
+    this.#chunks = [];
+    this.#length = 0;
+    return all;
   }
 }
 

@@ -87,7 +87,7 @@ export class MessageStream {
     this.socket.off("end", this.#onEnd);
     this.socket.off("error", this.#onError);
     this.socket.off("close", this.#onEnd);
-    return this.#queue.take(this.#queue.length) ?? Buffer.alloc(0);
+    return this.#queue.takeAll();
   }
 
   #read<T>(attempt: () => T | undefined, signal: AbortSignal): Promise<T> {

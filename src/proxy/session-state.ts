@@ -5,14 +5,7 @@
 import assert from "node:assert/strict";
 
 export type SessionState =
-  | "negotiating"
-  | "cancelling"
-  | "authenticating"
-  | "injecting"
-  | "forwarding"
-  | "half_closed"
-  | "closing"
-  | "closed";
+  "negotiating" | "cancelling" | "authenticating" | "injecting" | "forwarding" | "half_closed" | "closing" | "closed";
 
 /** For each state: what may follow, and the setting that bounds the stay in it. */
 export const sessionStates: Readonly<

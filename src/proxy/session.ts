@@ -181,7 +181,10 @@ export class Session {
     if (failure instanceof PeerGone) {
       this.#log.debug({ cause: failure.cause }, "client left during login");
     } else if (failure instanceof UpstreamRefusal) {
-      this.#log.warn({ upstream: describeErrorResponse(failure.response.body) }, "login refused by the upstream server");
+      this.#log.warn(
+        { upstream: describeErrorResponse(failure.response.body) },
+        "login refused by the upstream server",
+      );
       lastWord = failure.response.bytes;
     } else {
       const error = failure instanceof ProxyError ? failure : new ProxyError("internal", { cause: failure });

@@ -43,7 +43,7 @@ export async function relayAuthentication(
 ): Promise<number> {
   const { client, upstream } = login;
   let minor: number | undefined;
-  for (let answers = 0; ; ) {
+  for (let answers = 0; ;) {
     const message = await readUpstream(upstream, signal);
     switch (message.type) {
       case backend.negotiateProtocolVersion:

@@ -110,6 +110,10 @@ function isAscii(values: readonly ContextValue[]): boolean {
 
 /** PostgreSQL compares encoding names by their letters and digits, without case; UNICODE is UTF8. */
 function isSameEncoding(one: string, other: string | undefined): boolean {
-  const clean = (name: string): string => name.toLowerCase().replace(/[^a-z0-9]/g, "").replace(/^unicode$/, "utf8");
+  const clean = (name: string): string =>
+    name
+      .toLowerCase()
+      .replace(/[^a-z0-9]/g, "")
+      .replace(/^unicode$/, "utf8");
   return other !== undefined && clean(one) === clean(other);
 }

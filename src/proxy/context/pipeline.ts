@@ -27,9 +27,7 @@ export interface PipelineOutcome {
 const UNNAMED_STATEMENT = { type: "S", name: "" } as const;
 
 /** `SELECT set_config(name, value, false), ...`: names and values bound, for the rest of the session. */
-export function setConfig(
-  settings: readonly { readonly name: string; readonly value: string | Buffer }[],
-): Statement {
+export function setConfig(settings: readonly { readonly name: string; readonly value: string | Buffer }[]): Statement {
   const calls = settings.map((_, index) => `pg_catalog.set_config($${2 * index + 1}, $${2 * index + 2}, false)`);
   return { sql: `SELECT ${calls.join(", ")}`, values: settings.flatMap(({ name, value }) => [name, value]) };
 }

@@ -24,7 +24,11 @@ const ATTRIBUTES = ["SUPERUSER", "BYPASSRLS", "REPLICATION", "CREATEROLE"];
  */
 export function assertRolesAreSafe({ loginRole, targetRole }: TenantIdentity, rows: readonly Row[]): void {
   const names = rows.map(([name]) => name);
-  if (rows.length !== new Set([loginRole, targetRole]).size || !names.includes(loginRole) || !names.includes(targetRole)) {
+  if (
+    rows.length !== new Set([loginRole, targetRole]).size ||
+    !names.includes(loginRole) ||
+    !names.includes(targetRole)
+  ) {
     throw new ProxyError("context_failed", {
       detail: `the session runs as ${names.join(", ")}, not as ${targetRole} logged in as ${loginRole}`,
     });

@@ -83,7 +83,10 @@ async function open(
   server.on("error", (error: NodeJS.ErrnoException) => {
     if (clock.now() - loggedAt < ACCEPT_ERROR_EVERY_MS) return;
     loggedAt = clock.now();
-    log.error({ err: error }, `could not accept a connection (${error.code}): raise the limit of open files (ulimit -n)`);
+    log.error(
+      { err: error },
+      `could not accept a connection (${error.code}): raise the limit of open files (ulimit -n)`,
+    );
   });
   const bound = server.address() as AddressInfo | string;
   const address = typeof bound === "string" ? { path: bound } : { host: bound.address, port: bound.port };

@@ -10,8 +10,7 @@ import { raceAbort } from "../../lib/deadline.ts";
 import type { Config } from "../../config/settings.ts";
 
 /** One place where the upstream listens: what a CancelRequest must go back to. */
-export type UpstreamAddress =
-  { readonly host: string; readonly port: number } | { readonly path: string };
+export type UpstreamAddress = { readonly host: string; readonly port: number } | { readonly path: string };
 
 export interface Dialed {
   readonly socket: Socket;

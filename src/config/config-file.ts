@@ -1,0 +1,43 @@
+/**
+ * The lines of a pgvpd.conf: `key = value`, `#` at the start of a line begins a comment, matching quotes around a value are
+ * dropped. Knows nothing of which keys there are.
+ */
+
+export interface FileLine {
+  readonly number: number;
+  readonly key: string;
+  readonly value: string;
+}
+
+/** What is wrong with a line that is none of the above. */
+export interface BadLine {
+  readonly number: number;
+  readonly problem: string;
+}
+
+export function parseConfigFile(text: string): {
+  readonly lines: readonly FileLine[];
+  readonly bad: readonly BadLine[];
+} {
+  const lines: FileLine[] = [];
+  const bad: BadLine[] = [];
+  const rows = text.replace(/^\uFEFF/, "").split(/\r?\n/);
+  for (const [index, row] of rows.entries()) {
+    const number = index + 1;
+    const line = row.trim();
+    if (line === "" || line.startsWith("#")) continue;
+    const equals = line.indexOf("=");
+    if (equals < 1) {
+      bad.push({ number, problem: "expected key = value" });
+      continue;
+    }
+    lines.push({ number, key: line.slice(0, equals).trim(), value: unquote(line.slice(equals + 1).trim()) });
+  }
+  return { lines, bad };
+}
+
+function unquote(value: string): string {
+  const quote = value[0];
+  const isQuoted = value.length >= 2 && (quote === '"' || quote === "'") && value.endsWith(quote);
+  return isQuoted ? value.slice(1, -1) : value;
+}

@@ -1,0 +1,69 @@
+/**
+ * Checks of names that settings hold: context variables, roles, separators. Each throws a SettingError that says what is
+ * allowed.
+ */
+import { SettingError } from "./setting-types.ts";
+
+const MAX_NAME_BYTES = 63;
+const MAX_CONTEXT_VARIABLES = 32;
+
+/** Variables that decide how pgvpd itself and row-level security work: they cannot carry a tenant's context. */
+const PROTECTED_VARIABLES = [
+  "role",
+  "session_authorization",
+  "row_security",
+  "session_preload_libraries",
+  "local_preload_libraries",
+  "standard_conforming_strings",
+  "search_path",
+  "client_encoding",
+  "is_superuser",
+];
+
+/** The parameters that pgvpd pins in a tenant's StartupMessage. */
+export const PINNED_PARAMETERS = [
+  "role",
+  "row_security",
+  "standard_conforming_strings",
+  "local_preload_libraries",
+  "client_encoding",
+  "client_connection_check_interval",
+];
+
+export function checkContextVariables(names: readonly string[]): void {
+  if (names.length === 0) throw new SettingError("expected at least one variable");
+  if (names.length > MAX_CONTEXT_VARIABLES) throw new SettingError(`at most ${MAX_CONTEXT_VARIABLES} variables`);
+  const seen = new Set<string>();
+  for (const name of names) {
+    const folded = name.toLowerCase();
+    if (!/^[a-z_][a-z0-9_$]*(\.[a-z_][a-z0-9_$]*)*$/.test(folded) || name.length > MAX_NAME_BYTES) {
+      throw new SettingError(
+        `"${name}" is not a name that PostgreSQL takes: letters, digits, _ and $, with dots between`,
+      );
+    }
+    if (PROTECTED_VARIABLES.includes(folded) || folded.startsWith("server_")) {
+      throw new SettingError(`"${name}" cannot carry context: choose a name with a dot, as app.current_tenant_id`);
+    }
+    if (seen.has(folded)) throw new SettingError(`"${name}" comes twice (case does not count)`);
+    seen.add(folded);
+  }
+}
+
+export function checkRole(role: string): void {
+  if (role.toLowerCase() === "none") throw new SettingError('"none" is no role: leave it out to keep the login role');
+  if (Buffer.byteLength(role) > MAX_NAME_BYTES) throw new SettingError(`expected at most ${MAX_NAME_BYTES} bytes`);
+}
+
+export function checkRoles(roles: readonly string[]): void {
+  for (const role of roles) checkRole(role);
+}
+
+export function checkUpstreamParameters(entries: readonly string[]): void {
+  for (const entry of entries) {
+    const isKnown = entry === "*" || entry === "none" || PINNED_PARAMETERS.some((name) => entry === `-${name}`);
+    if (!isKnown) {
+      const names = PINNED_PARAMETERS.map((name) => `-${name}`).join(", ");
+      throw new SettingError(`"${entry}" is not one of *, none, ${names}`);
+    }
+  }
+}

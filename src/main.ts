@@ -1,0 +1,43 @@
+#!/usr/bin/env node
+/**
+ * The program: argv -> command -> exit code. The only place that calls process.exit. What is wrong before a command runs
+ * is said on stderr, a problem a line.
+ */
+import { ConfigError } from "./config/config-error.ts";
+
+type Command = (args: string[]) => Promise<number>;
+
+/** Commands are loaded when they are called: `serve` does not wait for the code of `demo`. */
+const commands: Readonly<Record<string, () => Promise<Command>>> = {
+  serve: async () => (await import("./cli/serve.ts")).serve,
+  check: async () => (await import("./cli/check.ts")).check,
+  demo: async () => (await import("./cli/demo.ts")).demo,
+  sql: async () => (await import("./cli/sql.ts")).sql,
+  help: async () => (await import("./cli/help.ts")).help,
+  version: async () => (await import("./cli/version.ts")).version,
+};
+
+async function main(argv: readonly string[]): Promise<number> {
+  const [first, ...rest] = argv;
+  if (first === "--version" || first === "-V") return run("version", rest);
+  if (first === "--help" || first === "-h") return run("help", rest);
+  if (first === undefined || first.startsWith("-")) return run("serve", [...argv]);
+  return run(first, rest);
+}
+
+async function run(name: string, args: string[]): Promise<number> {
+  const load = Object.hasOwn(commands, name) ? commands[name] : undefined;
+  if (load === undefined) {
+    throw new ConfigError([`there is no command "${name}": the commands are ${Object.keys(commands).join(", ")}`]);
+  }
+  if (args.includes("--help") || args.includes("-h")) return (await import("./cli/help.ts")).help([name]);
+  return (await load())(args);
+}
+
+try {
+  process.exit(await main(process.argv.slice(2)));
+} catch (error) {
+  const problems = error instanceof ConfigError ? error.problems : [(error as Error).message];
+  process.stderr.write(problems.map((problem) => `pgvpd: ${problem}\n`).join(""));
+  process.exit(1);
+}
