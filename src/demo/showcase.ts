@@ -32,6 +32,7 @@ export async function showcase(door: Door): Promise<void> {
     say();
     const outcome = await run(door, step);
     print(outcome);
+    if (isEmpty(outcome)) throw new Error("that tenant has no contacts left; start the demo over with --fresh");
     if (!step.shows(outcome)) throw new Error(`step ${index + 1} should have ended otherwise: this is a bug of pgvpd`);
     for (const line of step.remark.split("\n")) say(`   ${step.isWarning === true ? yellow(line) : line}`);
   }
@@ -112,6 +113,11 @@ function print(outcome: Outcome): void {
       : outcome.results.map((result) => formatResult(result)).join("\n");
   for (const line of text.split("\n")) say(`   ${line}`);
   say();
+}
+
+/** A query that found nothing shows nothing: in a kept database somebody may have deleted the rows. */
+function isEmpty(outcome: Outcome): boolean {
+  return "results" in outcome && outcome.results.at(-1)?.command === "SELECT" && outcome.results.at(-1)?.rowCount === 0;
 }
 
 /** Rows there are, and all of one tenant. */

@@ -1,0 +1,77 @@
+/**
+ * `pgvpd demo --database-url`: on somebody's own server the demo says what it creates, asks, and touches nothing else.
+ */
+import { Client } from "pg";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { freePort } from "../../../src/demo/embedded-postgres.ts";
+import { startPostgres, type PostgresServer } from "../../support/postgres.ts";
+import { demoDataFolder, runProgram, type Ending } from "./demo-process.ts";
+
+let server: PostgresServer;
+beforeAll(async () => {
+  server = await startPostgres({ auth: "scram" });
+});
+afterAll(() => server.stop());
+
+test("creates nothing without --yes where nobody can be asked", async () => {
+  const { code, stdout } = await runDemo([]);
+  expect(code).toBe(1);
+  expect(stdout).toContain("the database pgvpd_demo");
+  expect(stdout).toContain("the role pgvpd_demo_user");
+  expect(stdout).toContain("Nothing was created");
+  expect(await namesOf("database")).toEqual(["postgres"]);
+  expect(await namesOf("role")).toEqual(["postgres"]);
+});
+
+test("creates what it has named, uses it again, and makes it new with --fresh", async () => {
+  for (const more of [[], [], ["--fresh"]]) {
+    const { code, stderr, stdout } = await runDemo(["--yes", ...more]);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    expect(stdout).toContain("pgvpd_demo_user.acme@");
+    expect(await namesOf("database")).toEqual(["pgvpd_demo", "postgres"]);
+    expect(await namesOf("role")).toEqual(["app_user", "pgvpd_demo_user", "postgres"]);
+  }
+});
+
+test("leaves a database of that name alone that it has not created", async () => {
+  await query("DROP DATABASE IF EXISTS pgvpd_demo");
+  await query("CREATE DATABASE pgvpd_demo");
+  const { code, stderr } = await runDemo(["--yes", "--fresh"]);
+  expect(code).toBe(1);
+  expect(stderr).toContain("the database pgvpd_demo exists on that server and is not the demo's");
+  await query("DROP DATABASE pgvpd_demo");
+});
+
+test("leaves a role of that name alone that it has not created", async () => {
+  await query("DROP ROLE IF EXISTS pgvpd_demo_user");
+  await query("CREATE ROLE pgvpd_demo_user");
+  const { code, stderr } = await runDemo(["--yes"]);
+  expect(code).toBe(1);
+  expect(stderr).toContain("the role pgvpd_demo_user exists on that server and is not the demo's");
+});
+
+async function runDemo(args: readonly string[]): Promise<Ending> {
+  await using folder = await demoDataFolder();
+  const port = String(await freePort());
+  const url = server.url();
+  return runProgram(["demo", "--once", "--port", port, "--data-dir", folder.path, "--database-url", url, ...args]);
+}
+
+async function namesOf(kind: "database" | "role"): Promise<string[]> {
+  const rows = await query(
+    kind === "database"
+      ? "SELECT datname AS name FROM pg_database WHERE NOT datistemplate ORDER BY 1"
+      : "SELECT rolname AS name FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1",
+  );
+  return rows.map((row) => row.name);
+}
+
+async function query(text: string): Promise<{ name: string }[]> {
+  const client = new Client({ connectionString: server.url() });
+  await client.connect();
+  try {
+    return (await client.query<{ name: string }>(text)).rows;
+  } finally {
+    await client.end();
+  }
+}
