@@ -27,8 +27,14 @@ const reportedParameters = {
 
 const ready = message("Z", Buffer.from("I"));
 const complete = message("C", Buffer.from("SELECT 1\0"));
-const row = message("D", Buffer.from([0, 1, 0, 0, 0, 1, 0x31])); // one column, "1"
-const rowDescription = message("T", Buffer.concat([Buffer.from([0, 1]), Buffer.from("one\0"), columnOfInt4()]));
+
+/** Read as pgvpd's question about the session's roles: app_user has none of the attributes that pass row-level security. */
+const columns = ["rolname", "rolsuper", "rolbypassrls", "rolreplication", "rolcreaterole"];
+const row = message(
+  "D",
+  Buffer.concat([int16(columns.length), textValue("app_user"), ...columns.slice(1).map(() => textValue("f"))]),
+);
+const rowDescription = message("T", Buffer.concat([int16(columns.length), ...columns.map(textColumn)]));
 const answers: Readonly<Record<string, Buffer>> = {
   Q: Buffer.concat([rowDescription, row, complete, ready]),
   P: message("1", Buffer.alloc(0)),
@@ -100,11 +106,24 @@ function welcome(processId: number): Buffer {
   return Buffer.concat([message("R", Buffer.alloc(4)), ...parameters, message("K", key), ready]);
 }
 
-/** Int32 table, Int16 column, Int32 type (int4), Int16 type size, Int32 modifier, Int16 format */
-function columnOfInt4(): Buffer {
+/** Int32 length of the value, the value */
+function textValue(value: string): Buffer {
+  const length = Buffer.alloc(4);
+  length.writeInt32BE(value.length);
+  return Buffer.concat([length, Buffer.from(value)]);
+}
+
+/** String name, Int32 table, Int16 column, Int32 type (text), Int16 type size, Int32 modifier, Int16 format */
+function textColumn(name: string): Buffer {
   const field = Buffer.alloc(18);
-  field.writeInt32BE(23, 6);
-  field.writeInt16BE(4, 10);
+  field.writeInt32BE(25, 6);
+  field.writeInt16BE(-1, 10);
   field.writeInt32BE(-1, 12);
-  return field;
+  return Buffer.concat([Buffer.from(`${name}\0`), field]);
+}
+
+function int16(value: number): Buffer {
+  const bytes = Buffer.alloc(2);
+  bytes.writeInt16BE(value);
+  return bytes;
 }
