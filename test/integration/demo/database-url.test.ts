@@ -54,7 +54,17 @@ async function runDemo(args: readonly string[]): Promise<Ending> {
   await using folder = await demoDataFolder();
   const port = String(await freePort());
   const url = server.url();
-  return await runProgram(["demo", "--once", "--port", port, "--data-dir", folder.path, "--database-url", url, ...args]);
+  return await runProgram([
+    "demo",
+    "--once",
+    "--port",
+    port,
+    "--data-dir",
+    folder.path,
+    "--database-url",
+    url,
+    ...args,
+  ]);
 }
 
 async function namesOf(kind: "database" | "role"): Promise<string[]> {
