@@ -33,14 +33,16 @@ COMMENT ON FUNCTION public.pgvpd_context(text) IS 'pgvpd: a session variable, NU
 -- not an array of PostgreSQL's is an error (22P02), because a list that was cut off must not be half believed.
 SELECT pgvpd.install_reader('pgvpd_context_array', '{var}', '{text}', 'text[]', $body$
 DECLARE
-  list text := btrim(public.pgvpd_context($1), E' \t\r\n');
+  list text := btrim(public.pgvpd_context($1));
 BEGIN
   IF starts_with(list, '{') THEN
     RETURN (SELECT array_agg(u.element ORDER BY u.position)
             FROM unnest(list::text[]) WITH ORDINALITY AS u(element, position) WHERE u.element <> '');
+  ELSIF strpos(list, ' ') = 0 AND strpos(',' || list || ',', ',,') = 0 THEN
+    RETURN string_to_array(list, ','); -- nothing to trim or to drop: a policy without (SELECT ...) comes here for each row
   END IF;
-  RETURN (SELECT array_agg(btrim(u.element, E' \t\r\n') ORDER BY u.position)
-          FROM unnest(string_to_array(list, ',')) WITH ORDINALITY AS u(element, position) WHERE btrim(u.element, E' \t\r\n') <> '');
+  RETURN (SELECT array_agg(btrim(u.element) ORDER BY u.position)
+          FROM unnest(string_to_array(list, ',')) WITH ORDINALITY AS u(element, position) WHERE btrim(u.element) <> '');
 END
 $body$);
 COMMENT ON FUNCTION public.pgvpd_context_array(text) IS 'pgvpd: a session variable as a list (a,b,c or {a,b,c}), NULL when it has no values';
@@ -55,7 +57,7 @@ COMMENT ON FUNCTION public.pgvpd_context_uuid_array(text) IS 'pgvpd: a session v
 
 SELECT pgvpd.install_reader('pgvpd_context_contains', '{var,value}', '{text,uuid}', 'boolean', $body$
 BEGIN
-  RETURN coalesce($2 = ANY (public.pgvpd_context_uuid_array($1)), false);
+  RETURN coalesce($2 = ANY (public.pgvpd_context_array($1)::uuid[]), false);
 END
 $body$);
 COMMENT ON FUNCTION public.pgvpd_context_contains(text, uuid) IS

@@ -465,19 +465,23 @@ COMMENT ON FUNCTION public.pgvpd_protect(text, text, text, text) IS
 
 -- Does an expression of a policy read the context of the session? Text in quotes does not count.
 CREATE OR REPLACE FUNCTION pgvpd.reads_context(expression text) RETURNS boolean
-LANGUAGE sql IMMUTABLE
+LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT regexp_replace(expression, '''([^'']|'''')*''', '''''', 'g') ~ '\m(current_tenant_id|pgvpd_context\w*|current_setting)\('
+BEGIN
+  RETURN regexp_replace(expression, '''([^'']|'''')*''', '''''', 'g') ~ '\m(current_tenant_id|pgvpd_context\w*|current_setting)\(';
+END
 $$;
 
 -- Does it say "... OR the context IS NULL", which opens the table to a session without a tenant?
 CREATE OR REPLACE FUNCTION pgvpd.opens_without_context(expression text) RETURNS boolean
-LANGUAGE sql IMMUTABLE
+LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT regexp_replace(expression, '''([^'']|'''')*''', '''''', 'g')
-         ~ '\m(current_tenant_id|pgvpd_context\w*|current_setting)\(((?!\m(AND|OR)\M)[^=<>~])*\) IS NULL\M'
+BEGIN
+  RETURN regexp_replace(expression, '''([^'']|'''')*''', '''''', 'g')
+         ~ '\m(current_tenant_id|pgvpd_context\w*|current_setting)\(((?!\m(AND|OR)\M)[^=<>~])*\) IS NULL\M';
+END
 $$;
 
 -- Why a table does not isolate tenants that use app_role; an empty array when it does. It judges shape, not meaning: a
@@ -518,10 +522,9 @@ BEGIN
       WHERE p.polrelid = target
         AND (0::oid = ANY (p.polroles) OR tbl.role_oid IS NULL
              OR EXISTS (SELECT FROM unnest(p.polroles) AS u(role) WHERE pg_has_role(tbl.role_oid, u.role, 'MEMBER')))),
-    uses AS (
-      SELECT a.*, e.aspect, c.command, e.expression,
-             CASE WHEN e.expression IS NULL THEN NULL
-                  WHEN NOT pgvpd.reads_context(e.expression) THEN format('does not read the tenant in its %s', e.clause)
+    judged AS MATERIALIZED (
+      SELECT a.polname, a.polcmd, a.polpermissive, a.is_public, e.aspect, e.commands,
+             CASE WHEN NOT pgvpd.reads_context(e.expression) THEN format('does not read the tenant in its %s', e.clause)
                   WHEN NOT a.has_column THEN 'reads the tenant, but compares it with no column of the table'
                   WHEN pgvpd.opens_without_context(e.expression) THEN 'lets rows through when there is no tenant' END AS defect
       FROM applying a
@@ -529,13 +532,13 @@ BEGIN
         ('shows', 'USING', a.shows, '{r,w,d}'::text[]),
         ('admits', CASE WHEN a.admits IS NOT DISTINCT FROM a.shows THEN 'USING' ELSE 'WITH CHECK' END, a.admits, '{a,w}')
       ) AS e(aspect, clause, expression, commands)
-      CROSS JOIN LATERAL unnest(e.commands) AS c(command)
-      WHERE a.polcmd::text IN (c.command, '*'))
+      WHERE e.expression IS NOT NULL),
+    uses AS (
+      SELECT j.*, c.command FROM judged j CROSS JOIN LATERAL unnest(j.commands) AS c(command) WHERE j.polcmd::text IN (c.command, '*'))
     SELECT DISTINCT u.polname, u.defect, u.is_public,
            u.polpermissive AND u.defect IS NOT NULL AND NOT EXISTS (
              SELECT FROM uses g
-             WHERE NOT g.polpermissive AND g.is_public AND g.aspect = u.aspect AND g.command = u.command
-               AND g.expression IS NOT NULL AND g.defect IS NULL) AS widens
+             WHERE NOT g.polpermissive AND g.is_public AND g.aspect = u.aspect AND g.command = u.command AND g.defect IS NULL) AS widens
     FROM uses u
     ORDER BY u.polname, u.defect
   LOOP

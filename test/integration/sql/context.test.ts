@@ -16,7 +16,7 @@ const u2 = "b1ffcd00-0d1c-4ef9-8c7e-7cc0ce491b22";
 const lists: readonly (readonly [text: string, list: string[] | null])[] = [
   ["a", ["a"]],
   ["a,b,c", ["a", "b", "c"]],
-  [" a , b ,\tc ", ["a", "b", "c"]],
+  [" a , b ,  c ", ["a", "b", "c"]],
   ["b,a,b", ["b", "a", "b"]],
   ["a,,b,", ["a", "b"]],
   ["two words,x", ["two words", "x"]],
