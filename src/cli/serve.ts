@@ -33,6 +33,11 @@ function drainOnSignal(proxy: ProxyServer, log: Logger): Promise<void> {
       log.info({ connections: proxy.sessionCount }, "draining: waiting for the connections that are open");
       report = systemClock.after(REPORT_EVERY_MS, reportLeft);
     };
+    const drain = async (): Promise<void> => {
+      await proxy.drain();
+      report?.[Symbol.dispose]();
+      resolve();
+    };
     const stop = (signal: NodeJS.Signals): void => {
       if (isDraining) {
         log.warn({ signal, connections: proxy.sessionCount }, "second signal: closing now");
@@ -42,10 +47,7 @@ function drainOnSignal(proxy: ProxyServer, log: Logger): Promise<void> {
       isDraining = true;
       log.info({ signal }, "stopping: no new connections");
       if (proxy.sessionCount > 0) reportLeft();
-      void proxy.drain().then(() => {
-        report?.[Symbol.dispose]();
-        resolve();
-      });
+      void drain();
     };
     process.on("SIGTERM", stop);
     process.on("SIGINT", stop);

@@ -102,9 +102,9 @@ export class MessageStream {
         try {
           const result = attempt();
           if (result !== undefined) settle(() => resolve(result));
-          else if (this.#lost !== undefined) settle(() => reject(this.#lost as PeerGone));
+          else if (this.#lost !== undefined) settle(() => reject(this.#lost));
         } catch (error) {
-          settle(() => reject(error as Error));
+          settle(() => reject(error));
         }
       };
       if (signal.aborted) return abort();

@@ -50,7 +50,8 @@ export class Session {
   readonly #startedAt: number;
   /** How the stage that runs now is ended from outside. */
   #terminate: (error: ProxyError) => void = () => {};
-  #destroy: () => void = () => {};
+  /** The client during login. */
+  #client: MessageStream | undefined;
   #cancelKey: Disposable | undefined;
 
   constructor(id: number, connection: ClientConnection, proxy: ProxyServices) {
@@ -84,16 +85,12 @@ export class Session {
     this.#terminate(error);
   }
 
-  /** Closes the session's sockets now. */
-  destroy(): void {
-    this.#destroy();
-  }
-
   async #logIn(): Promise<LoggedIn | undefined> {
     const { config, cancelKeys, safeRoles, dial } = this.#proxy;
     using deadline = this.#limitLogin();
     const { signal } = deadline;
-    const client = this.#openClient(deadline);
+    const client = this.#readClient(deadline);
+    this.#client = client;
 
     const opening = await negotiate(client, signal);
     if (opening.kind === "cancel") {
@@ -119,6 +116,7 @@ export class Session {
     signal.throwIfAborted();
     if (greeting.key !== undefined) this.#cancelKey = cancelKeys.register(greeting.key, upstream.address);
     client.detach();
+    this.#client = undefined;
     const { socket, unread } = upstream.handOver();
     return { client: client.socket, upstream: socket, unread, greeting: greeting.encode() };
   }
@@ -130,7 +128,6 @@ export class Session {
       onHalfClosed: () => transition(this, "half_closed"),
     });
     this.#terminate = (error) => forwarding.terminate(error);
-    this.#destroy = () => forwarding.destroy();
     const loginMs = clock.now() - this.#startedAt;
     metrics.loginSeconds.observe(loginMs / 1000);
     if (config.logConnections) this.#log.info({ ms: Math.round(loginMs) }, "connected");
@@ -147,25 +144,20 @@ export class Session {
   #limitLogin(): Deadline {
     const { clock, config } = this.#proxy;
     const deadline: Deadline = new Deadline(clock, config.handshakeTimeoutMs, () =>
-      this.state === "injecting" || (this.state === "authenticating" && !this.#isClientAsked())
+      this.state === "injecting" || (this.state === "authenticating" && this.#client?.isReading !== true)
         ? new ProxyError("upstream_timeout")
         : new ProxyError("handshake_timeout"),
     );
     this.#terminate = (error) => deadline.abort(error);
-    this.#destroy = () => deadline.abort(new PeerGone());
     return deadline;
   }
 
-  #isClientAsked: () => boolean = () => true;
-
   /** During login a byte that nobody has asked for ends the session, and so does the client's end. */
-  #openClient(deadline: Deadline): MessageStream {
-    const client = new MessageStream(this.#connection.socket, {
+  #readClient(deadline: Deadline): MessageStream {
+    return new MessageStream(this.#connection.socket, {
       onUnexpectedBytes: () => deadline.abort(new ProxyError("login_message")),
       onLost: (error) => deadline.abort(error),
     });
-    this.#isClientAsked = () => client.isReading;
-    return client;
   }
 
   /** From here on each line of the log says who it is about. */
@@ -177,6 +169,7 @@ export class Session {
   /** The login has failed: the log learns why, the client what it may know, in the upstream's words or in ours. */
   async #fail(failure: unknown): Promise<void> {
     transition(this, "closing");
+    this.#client?.detach();
     let lastWord: Buffer | undefined;
     if (failure instanceof PeerGone) {
       this.#log.debug({ cause: failure.cause }, "client left during login");

@@ -86,23 +86,14 @@ export class Forwarding {
     this.#close(isAtBoundary ? encodeErrorResponse(error) : undefined, LAST_WORD_MS);
   }
 
-  /** Closes both sockets without another word. */
-  destroy(): void {
-    this.#isClosing = true;
-    this.#timer?.[Symbol.dispose]();
-    this.client.destroy();
-    this.upstream.destroy();
-    this.#resolve(this.#error);
-  }
-
   readonly #onFailure = (failure: unknown): void => {
     this.terminate(failure instanceof ProxyError ? failure : new ProxyError("internal", { cause: failure }));
   };
 
   #watch(): void {
     this.#on(this.client, "end", () => this.#onClientEnd());
-    this.#on(this.client, "error", () => this.destroy());
-    this.#on(this.client, "close", () => this.destroy());
+    this.#on(this.client, "error", () => this.#destroy());
+    this.#on(this.client, "close", () => this.#destroy());
     this.#on(this.upstream, "end", () => this.#onUpstreamGone());
     this.#on(this.upstream, "error", () => this.#onUpstreamGone());
     this.#on(this.upstream, "close", () => this.#onUpstreamGone());
@@ -145,7 +136,7 @@ export class Forwarding {
     this.upstream.destroy();
     this.#timer?.[Symbol.dispose]();
     this.#timer = this.#limit(limitMs);
-    if (!this.client.writable) return this.destroy();
+    if (!this.client.writable) return this.#destroy();
     if (lastWord === undefined) this.client.end();
     else this.client.end(lastWord);
     if (this.#clientHasEnded) this.#destroyWhenFlushed();
@@ -153,12 +144,20 @@ export class Forwarding {
   }
 
   #destroyWhenFlushed(): void {
-    if (this.client.writableFinished) this.destroy();
-    else this.client.once("finish", () => this.destroy());
+    if (this.client.writableFinished) this.#destroy();
+    else this.client.once("finish", () => this.#destroy());
+  }
+
+  #destroy(): void {
+    this.#isClosing = true;
+    this.#timer?.[Symbol.dispose]();
+    this.client.destroy();
+    this.upstream.destroy();
+    this.#resolve(this.#error);
   }
 
   #limit(limitMs: number): Disposable {
-    return this.#services.clock.after(limitMs, () => this.destroy());
+    return this.#services.clock.after(limitMs, () => this.#destroy());
   }
 }
 
