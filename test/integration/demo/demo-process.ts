@@ -20,6 +20,7 @@ const environment = {
 
 export interface Ending {
   readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
   readonly stdout: string;
   readonly stderr: string;
 }
@@ -41,7 +42,7 @@ export async function demoDataFolder(user: ServerAccount = {}): Promise<{ path: 
   if (user.uid !== undefined) await chown(folder, user.uid, user.gid ?? user.uid);
   return {
     path: path.join(folder, "data"),
-    [Symbol.asyncDispose]: () => rm(folder, { recursive: true, force: true }),
+    [Symbol.asyncDispose]: () => rm(folder, { recursive: true, force: true, maxRetries: 20 }),
   };
 }
 
@@ -68,6 +69,7 @@ export class DemoProcess implements AsyncDisposable {
     child.stderr.setEncoding("utf8").on("data", (text: string) => (this.#stderr += text));
     this.ended = once(child, "close").then(() => ({
       code: child.exitCode,
+      signal: child.signalCode,
       stdout: this.#stdout,
       stderr: this.#stderr,
     }));
@@ -95,7 +97,7 @@ export class DemoProcess implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.signal("SIGKILL");
+    await this.signal("SIGTERM"); // not SIGKILL: the server would still be ending when its folder is removed
   }
 }
 

@@ -5,6 +5,7 @@ import { existsSync } from "node:fs";
 import { once } from "node:events";
 import { createServer } from "node:net";
 import path from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
 import { freePort } from "../../../src/demo/embedded-postgres.ts";
 import { commandOf } from "../../../src/demo/process-table.ts";
@@ -120,6 +121,19 @@ describe("the end of the demo", () => {
     expect(code).toBe(0);
 
     expect(await runProgram(start)).toMatchObject({ code: 0, stderr: "" });
+  });
+
+  test("a second signal ends it at once, though the server does not", async () => {
+    await using folder = await demoDataFolder();
+    await using demo = new DemoProcess(["demo", "--port", String(await freePort()), "--data-dir", folder.path]);
+    await demo.isReady();
+    const server = await embeddedServer(folder.path);
+    process.kill(server.pid, "SIGSTOP"); // it cannot shut down now
+    void demo.signal("SIGINT");
+    await setTimeout(600); // closer signals count as one: npm passes on what the terminal has sent already
+    const { code, signal } = await demo.signal("SIGINT");
+    expect({ code, signal }).toEqual({ code: null, signal: "SIGINT" });
+    await expect.poll(() => isListening(server.port), { timeout: 15_000 }).toBe(false);
   });
 
   test("SIGKILL takes the server with it, and the next start works", async () => {
