@@ -1,7 +1,7 @@
 /**
  * What an idle client costs in memory: the growth of the proxy's processes when many clients log in, and again after
- * each of them has asked one question, as the idle connections of an application's pool have. A first batch of clients
- * warms the process up and is not counted. The kernel's own socket buffers are in neither figure.
+ * each of them has asked one question, as the idle connections of an application's pool have. As many clients come and go
+ * before, so that what a process keeps from its logins is not counted. The kernel's own socket buffers are in neither figure.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { memoryKib } from "../measure/processes.ts";
@@ -9,7 +9,6 @@ import { RawClient } from "../measure/raw-client.ts";
 import type { RunningPeer } from "../peer.ts";
 import type { Bench, Sample, Scenario } from "../scenario.ts";
 
-const warmUpConnections = 200;
 const atOnce = 32;
 const settleMs = 500;
 
@@ -28,23 +27,24 @@ export const idleMemory: Scenario = {
 };
 
 async function measureIdleMemory(peer: RunningPeer, bench: Bench): Promise<Sample> {
+  await repeat(bench.idleConnections, async () => {
+    const passing = await RawClient.login(peer.target);
+    await passing.query("SELECT 1");
+    passing.close();
+  });
   const clients: RawClient[] = [];
-  const open = async (): Promise<void> => {
-    clients.push(await RawClient.login(peer.target));
-  };
   try {
-    await repeat(warmUpConnections, open);
-    await Promise.all(clients.map((client) => client.query("SELECT 1")));
     const before = await settledMemoryKib(peer);
-    await repeat(bench.idleConnections, open);
+    await repeat(bench.idleConnections, async () => {
+      clients.push(await RawClient.login(peer.target));
+    });
     const loggedIn = await settledMemoryKib(peer);
-    const counted = clients.slice(warmUpConnections);
-    await repeat(counted.length, async (index) => {
-      await counted[index]?.query("SELECT 1");
+    await repeat(clients.length, async (index) => {
+      await clients[index]?.query("SELECT 1");
     });
     const used = await settledMemoryKib(peer);
     if (before === undefined || loggedIn === undefined || used === undefined) return {};
-    return { loggedInKib: (loggedIn - before) / counted.length, usedKib: (used - before) / counted.length };
+    return { loggedInKib: (loggedIn - before) / clients.length, usedKib: (used - before) / clients.length };
   } finally {
     for (const client of clients) client.close();
   }
