@@ -22,7 +22,7 @@ BEGIN
 END
 $preflight$;
 
-SELECT pgvpd.install_reader('pgvpd_context', '{var}', '{text}', 'text', $body$
+CALL pgvpd.install_reader('pgvpd_context', '{var}', '{text}', 'text', $body$
 BEGIN
   RETURN nullif(current_setting($1, true), '');
 END
@@ -31,7 +31,7 @@ COMMENT ON FUNCTION public.pgvpd_context(text) IS 'pgvpd: a session variable, NU
 
 -- Empty elements and NULLs are dropped: 'a,,b' must not match a row whose column is ''. Text that starts with { and is
 -- not an array of PostgreSQL's is an error (22P02), because a list that was cut off must not be half believed.
-SELECT pgvpd.install_reader('pgvpd_context_array', '{var}', '{text}', 'text[]', $body$
+CALL pgvpd.install_reader('pgvpd_context_array', '{var}', '{text}', 'text[]', $body$
 DECLARE
   list text := btrim(public.pgvpd_context($1));
 BEGIN
@@ -48,14 +48,14 @@ $body$);
 COMMENT ON FUNCTION public.pgvpd_context_array(text) IS 'pgvpd: a session variable as a list (a,b,c or {a,b,c}), NULL when it has no values';
 
 -- An element that is no uuid is an error (22P02): whoever filled the variable should hear of it.
-SELECT pgvpd.install_reader('pgvpd_context_uuid_array', '{var}', '{text}', 'uuid[]', $body$
+CALL pgvpd.install_reader('pgvpd_context_uuid_array', '{var}', '{text}', 'uuid[]', $body$
 BEGIN
   RETURN public.pgvpd_context_array($1)::uuid[];
 END
 $body$);
 COMMENT ON FUNCTION public.pgvpd_context_uuid_array(text) IS 'pgvpd: a session variable as a list of uuid, NULL when it has no values';
 
-SELECT pgvpd.install_reader('pgvpd_context_contains', '{var,value}', '{text,uuid}', 'boolean', $body$
+CALL pgvpd.install_reader('pgvpd_context_contains', '{var,value}', '{text,uuid}', 'boolean', $body$
 BEGIN
   RETURN coalesce($2 = ANY (public.pgvpd_context_array($1)::uuid[]), false);
 END
@@ -63,7 +63,7 @@ $body$);
 COMMENT ON FUNCTION public.pgvpd_context_contains(text, uuid) IS
   'pgvpd: is a uuid in the list of a session variable? In policies, faster: id = ANY ((SELECT pgvpd_context_uuid_array(var))::uuid[])';
 
-SELECT pgvpd.install_reader('pgvpd_context_text_contains', '{var,value}', '{text,text}', 'boolean', $body$
+CALL pgvpd.install_reader('pgvpd_context_text_contains', '{var,value}', '{text,text}', 'boolean', $body$
 BEGIN
   RETURN coalesce($2 = ANY (public.pgvpd_context_array($1)), false);
 END
@@ -151,7 +151,7 @@ END
 $$;
 
 -- lookup_path is the caller's search_path: table_name and "when" are read with it.
-SELECT pgvpd.make_way('pgvpd_protect_acl', '{table_name,paths,app_role,lookup_path}', '{text,jsonb,text,text}', 'void', 2);
+CALL pgvpd.make_way('pgvpd_protect_acl', '{table_name,paths,app_role,lookup_path}', '{text,jsonb,text,text}', 'void', 2);
 CREATE OR REPLACE FUNCTION public.pgvpd_protect_acl(
   table_name text,
   paths jsonb,

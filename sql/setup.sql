@@ -66,9 +66,9 @@ $$;
 -- Clears the way for CREATE OR REPLACE FUNCTION public.<function_name>: removes a function of that name that has another
 -- signature (two of them would shadow each other, or make every call ambiguous) and one whose result or argument names
 -- PostgreSQL would not replace. It never uses CASCADE: a function that a policy needs stays, and the message says so.
-CREATE OR REPLACE FUNCTION pgvpd.make_way(
+CREATE OR REPLACE PROCEDURE pgvpd.make_way(
   function_name text, argument_names text[], argument_types regtype[], result text, default_count integer DEFAULT 0
-) RETURNS void
+)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -127,9 +127,9 @@ $$;
 -- STABLE (an IMMUTABLE one is folded into a cached plan, which then shows the previous tenant's rows), PARALLEL SAFE, and
 -- no EXCEPTION block (a subtransaction per call, and an error in parallel workers). The argument names of an installed
 -- function stay as they are, because PostgreSQL cannot rename them below a policy; hence $1 and $2 in the bodies.
-CREATE OR REPLACE FUNCTION pgvpd.install_reader(
+CREATE OR REPLACE PROCEDURE pgvpd.install_reader(
   function_name text, argument_names text[], argument_types regtype[], result text, body text
-) RETURNS void
+)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -142,7 +142,7 @@ DECLARE
   arguments text;
 BEGIN
   names := coalesce(names, argument_names);
-  PERFORM pgvpd.make_way(function_name, CASE WHEN '' <> ALL (names) THEN names ELSE array_remove(names, '') END, argument_types, result);
+  CALL pgvpd.make_way(function_name, CASE WHEN '' <> ALL (names) THEN names ELSE array_remove(names, '') END, argument_types, result);
 
   SELECT coalesce(string_agg(concat_ws(' ', quote_ident(nullif(a.name, '')), a.type::regtype::text), ', ' ORDER BY a.position), '')
     INTO arguments
@@ -157,7 +157,7 @@ $$;
 
 -- The tenant of this session: NULL when unset, and when empty, which is what SET LOCAL leaves behind after its
 -- transaction. NULL equals nothing, so no tenant means no rows.
-SELECT pgvpd.install_reader('current_tenant_id', '{}', '{}', 'text', $body$
+CALL pgvpd.install_reader('current_tenant_id', '{}', '{}', 'text', $body$
 BEGIN
   RETURN nullif(current_setting('app.current_tenant_id', true), '');
 END
@@ -420,7 +420,7 @@ END
 $$;
 
 -- lookup_path is the caller's search_path: a default is evaluated before the function's own, pinned one takes over.
-SELECT pgvpd.make_way('pgvpd_protect', '{table_name,tenant_column,app_role,lookup_path}', '{text,text,text,text}', 'void', 3);
+CALL pgvpd.make_way('pgvpd_protect', '{table_name,tenant_column,app_role,lookup_path}', '{text,text,text,text}', 'void', 3);
 CREATE OR REPLACE FUNCTION public.pgvpd_protect(
   table_name text,
   tenant_column text DEFAULT 'tenant_id',
@@ -578,7 +578,7 @@ $$;
 
 -- Every ordinary and partitioned table, except those of the system, of pgvpd and of extensions. Tables of schema public
 -- appear under their bare name.
-SELECT pgvpd.make_way('pgvpd_status', '{app_role}', '{text}',
+CALL pgvpd.make_way('pgvpd_status', '{app_role}', '{text}',
   'TABLE(table_name text, rls_enabled boolean, rls_forced boolean, policy_count bigint, isolated boolean, reason text)', 1);
 CREATE OR REPLACE FUNCTION public.pgvpd_status(app_role text DEFAULT 'app_user')
 RETURNS TABLE (table_name text, rls_enabled boolean, rls_forced boolean, policy_count bigint, isolated boolean, reason text)

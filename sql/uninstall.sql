@@ -31,7 +31,7 @@ BEGIN
                         'apply_policy', 'reads_context', 'opens_without_context', 'isolation_gaps', 'acl_condition')
   LOOP
     BEGIN
-      EXECUTE format('DROP FUNCTION %s', item.signature);
+      EXECUTE format('DROP ROUTINE %s', item.signature);
     EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
       RAISE WARNING 'kept function %: %', item.signature, SQLERRM;
     END;
