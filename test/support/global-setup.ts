@@ -20,5 +20,5 @@ export function setup(): () => void {
   const folder = mkdtempSync(path.join(tmpdir(), "pgvpd-run-"));
   chmodSync(folder, 0o711); // as root the servers run as somebody else
   process.env["PGVPD_TEST_RUN_FOLDER"] = folder;
-  return () => rmSync(folder, { recursive: true, force: true });
+  return () => rmSync(folder, { recursive: true, force: true, maxRetries: 20 });
 }

@@ -234,7 +234,7 @@ async function runFolder(): Promise<string> {
     }
     const folder = await mkdtemp(path.join(tmpdir(), "pgvpd-run-"));
     await chmod(folder, 0o711);
-    process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
+    process.once("exit", () => rmSync(folder, { recursive: true, force: true, maxRetries: 20 }));
     return folder;
   })();
   return ownRunFolder;
