@@ -20,7 +20,7 @@ import { judge } from "./targets.ts";
 const exitCodes = { ok: 0, failed: 1, usage: 2, interrupted: 130 } as const;
 
 /** What start, stop and everything around one timed measurement takes on top of it, roughly. */
-const overheadSeconds = 1;
+const overheadSeconds = 0.5;
 
 async function main(argv: readonly string[]): Promise<number> {
   const options = readOptions(argv);
@@ -96,7 +96,8 @@ async function probe(peer: Peer): Promise<PeerFacts> {
   try {
     return { name: peer.name, ...(await peer.probe()) };
   } catch (error) {
-    return { name: peer.name, missing: error instanceof Error ? error.message : String(error) };
+    const reason = error instanceof Error ? error.message : String(error);
+    return { name: peer.name, missing: reason.trim().replaceAll(/\s*\n\s*/g, "; ") };
   }
 }
 
