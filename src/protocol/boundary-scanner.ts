@@ -27,9 +27,11 @@ export class BoundaryScanner {
   /**
    * Moves over `length` bytes at the start of `chunk`.
    *
-   * @returns false when a length field is below 4 or above 1 GiB: the stream is lost, and the scanner with it.
+   * @returns false when a length field is below 4 or above 1 GiB: the stream is lost, and the scanner with it;
+   *   `isAtBoundary` then still tells where the stream stood before this chunk.
    */
   advance(chunk: Uint8Array, length: number): boolean {
+    const cutHeaderLength = this.#headerLength;
     let at = this.#bodyLeft;
     if (at > length) {
       this.#bodyLeft = at - length;
@@ -37,7 +39,7 @@ export class BoundaryScanner {
     }
     if (this.#headerLength !== 0) {
       at = this.#finishHeader(chunk, at, length);
-      if (at < 0) return false;
+      if (at < 0) return this.#lose(cutHeaderLength);
     }
     while (at + 5 <= length) {
       const field =
@@ -45,7 +47,7 @@ export class BoundaryScanner {
         ((chunk[at + 2] as number) << 16) |
         ((chunk[at + 3] as number) << 8) |
         (chunk[at + 4] as number);
-      if (field < 4 || field > MAX_MESSAGE_LENGTH) return false;
+      if (field < 4 || field > MAX_MESSAGE_LENGTH) return this.#lose(cutHeaderLength);
       this.#type = chunk[at] as number;
       at += field + 1;
     }
@@ -55,6 +57,11 @@ export class BoundaryScanner {
     }
     this.#bodyLeft = 0;
     return this.#finishHeader(chunk, at, length) >= 0;
+  }
+
+  #lose(cutHeaderLength: number): false {
+    this.#headerLength = cutHeaderLength;
+    return false;
   }
 
   /** Takes header bytes one by one; returns where the message ends (it may lie behind the chunk), or -1. */

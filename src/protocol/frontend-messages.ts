@@ -13,7 +13,8 @@ import { encodeMessage } from "./message.ts";
  * @throws ProxyError login_message (08P01) when it is not exactly one terminated string.
  */
 export function decodePassword(body: Buffer): Buffer {
-  if (body.indexOf(0) !== body.length - 1) throw new ProxyError("login_message", { detail: "not a password" });
+  if (body.length === 0 || body.indexOf(0) !== body.length - 1)
+    throw new ProxyError("login_message", { detail: "not a password" });
   return body.subarray(0, -1);
 }
 
