@@ -17,6 +17,15 @@ const PROTECTED = [
   "standard_conforming_strings",
 ];
 
+/**
+ * Fields of the StartupMessage, not settings. Taken out of `options` and sent as a pair of its own, one of these would
+ * replace the role, the database or the kind of connection that pgvpd chose: the last pair of a name wins.
+ */
+const FIELDS = ["user", "database", "options", "replication"];
+
+/** The prefix of protocol options, which are no settings either. */
+const PROTOCOL_OPTION = "_pq_.";
+
 /** They would change how the context is looked up or converted, so they are applied after it, in this order. */
 const HELD_BACK = ["client_encoding", "search_path"];
 
@@ -34,7 +43,7 @@ export function sortParameters(
   startup: StartupMessage,
   config: Pick<Config, "contextVariables" | "clientParameters" | "ignoreStartupParameters">,
 ): SortedParameters {
-  const isProtected = new Set([...PROTECTED, ...config.contextVariables.map(foldName)]);
+  const isProtected = new Set([...PROTECTED, ...FIELDS, ...config.contextVariables.map(foldName)]);
   const isIgnored = new Set(config.ignoreStartupParameters.map(foldName));
   const isListed = new Set(config.clientParameters.map(foldName));
 
@@ -48,14 +57,16 @@ export function sortParameters(
     if (name === "replication") assertNoReplication(value);
     else if (name === "options") {
       if (!isIgnored.has("options")) fromOptions.push(...parseStartupOptions(value));
-    } else if (name.startsWith("_pq_.")) unknownOptions.push(name);
+    } else if (name.startsWith(PROTOCOL_OPTION)) unknownOptions.push(name);
     else explicit.push(parameter);
   }
 
   const effective = new Map<string, StartupParameter>();
   for (const parameter of [...fromOptions, ...explicit]) {
     const name = foldName(parameter.name);
-    if (isProtected.has(name)) throw new ProxyError("parameter_protected", { params: { name: parameter.name } });
+    if (isProtected.has(name) || name.startsWith(PROTOCOL_OPTION)) {
+      throw new ProxyError("parameter_protected", { params: { name: parameter.name } });
+    }
     if (isIgnored.has(name)) continue;
     if (!isListed.has("*") && !isListed.has(name)) {
       throw new ProxyError("parameter_not_listed", { params: { name: parameter.name } });
