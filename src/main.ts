@@ -4,6 +4,7 @@
  * is said on stderr, a problem a line.
  */
 import { ConfigError } from "./config/config-error.ts";
+import { quoted } from "./config/one-line.ts";
 
 type Command = (args: string[]) => Promise<number>;
 
@@ -21,23 +22,37 @@ async function main(argv: readonly string[]): Promise<number> {
   const [first, ...rest] = argv;
   if (first === "--version" || first === "-V") return run("version", rest);
   if (first === "--help" || first === "-h") return run("help", rest);
-  if (first === undefined || first.startsWith("-")) return run("serve", [...argv]);
-  return run(first, rest);
+  if (first !== undefined && !first.startsWith("-")) return run(first, rest);
+  // Flags alone are those of serve; help is then asked for the whole program.
+  return asksForHelp(argv) ? run("help", []) : run("serve", [...argv]);
 }
 
 async function run(name: string, args: string[]): Promise<number> {
   const load = Object.hasOwn(commands, name) ? commands[name] : undefined;
   if (load === undefined) {
-    throw new ConfigError([`there is no command "${name}": the commands are ${Object.keys(commands).join(", ")}`]);
+    const names = Object.keys(commands).join(", ");
+    throw new ConfigError([`there is no command ${quoted(name)}: the commands are ${names}`]);
   }
-  if (args.includes("--help") || args.includes("-h")) return (await import("./cli/help.ts")).help([name]);
+  if (asksForHelp(args)) return (await import("./cli/help.ts")).help(name === "help" ? [] : [name]);
   return (await load())(args);
+}
+
+/** What stands behind `--` is no flag. */
+function asksForHelp(args: readonly string[]): boolean {
+  const end = args.indexOf("--");
+  const flags = end === -1 ? args : args.slice(0, end);
+  return flags.includes("--help") || flags.includes("-h");
+}
+
+/** Errors of several addresses at once have a code, and no message. */
+function describe({ message, code }: NodeJS.ErrnoException): string {
+  return message || code || "failed without saying why";
 }
 
 try {
   process.exit(await main(process.argv.slice(2)));
 } catch (error) {
-  const problems = error instanceof ConfigError ? error.problems : [(error as Error).message];
+  const problems = error instanceof ConfigError ? error.problems : describe(error as NodeJS.ErrnoException).split("\n");
   process.stderr.write(problems.map((problem) => `pgvpd: ${problem}\n`).join(""));
   process.exit(1);
 }

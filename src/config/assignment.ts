@@ -10,4 +10,6 @@ export interface Assignment {
   readonly name: string;
   readonly value: string;
   readonly origin: Origin;
+  /** What a setting may be stated in only once, as the file; undefined where the last one counts, as on the command line. */
+  readonly onceIn?: string;
 }

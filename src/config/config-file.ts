@@ -1,6 +1,6 @@
 /**
  * The lines of a pgvpd.conf: `key = value`, `#` at the start of a line begins a comment, matching quotes around a value are
- * dropped. Knows nothing of which keys there are.
+ * dropped. Knows nothing of which keys there are. What it says of a bad line never repeats it: a password may stand there.
  */
 
 export interface FileLine {
@@ -15,23 +15,27 @@ export interface BadLine {
   readonly problem: string;
 }
 
+const KEY = /^[\p{L}\p{N}_.-]+$/u;
+
 export function parseConfigFile(text: string): {
   readonly lines: readonly FileLine[];
   readonly bad: readonly BadLine[];
 } {
   const lines: FileLine[] = [];
   const bad: BadLine[] = [];
-  const rows = text.replace(/^\uFEFF/, "").split(/\r?\n/);
+  const rows = text.replace(/^\uFEFF/, "").split(/\r\n|\n|\r/);
   for (const [index, row] of rows.entries()) {
     const number = index + 1;
     const line = row.trim();
     if (line === "" || line.startsWith("#")) continue;
-    const equals = line.indexOf("=");
-    if (equals < 1) {
-      bad.push({ number, problem: "expected key = value" });
+    if (/^\[.*\]$/.test(line)) {
+      bad.push({ number, problem: "expected key = value: there are no sections in this file" });
       continue;
     }
-    lines.push({ number, key: line.slice(0, equals).trim(), value: unquote(line.slice(equals + 1).trim()) });
+    const equals = line.indexOf("=");
+    const key = line.slice(0, Math.max(equals, 0)).trim();
+    if (KEY.test(key)) lines.push({ number, key, value: unquote(line.slice(equals + 1).trim()) });
+    else bad.push({ number, problem: "expected key = value" });
   }
   return { lines, bad };
 }

@@ -28,10 +28,7 @@ export function readEnvironment(env: Environment, warnings: string[]): Assignmen
       assignments.push({ name: setting.name, value, origin: variable });
       continue;
     }
-    const hint = suggest(
-      variable.slice(PREFIX.length).toLowerCase(),
-      [...byVariable.values()].map(({ name }) => name),
-    );
+    const hint = suggest(variable.slice(PREFIX.length), variablesByName());
     warnings.push(`${variable} is no setting of pgvpd${hint && `: ${hint}`}`);
   }
   if (injected.length > 0) {
@@ -43,11 +40,23 @@ export function readEnvironment(env: Environment, warnings: string[]): Assignmen
   return assignments;
 }
 
-/** `PGVPD_PORT=tcp://10.0.0.1:6432`, `PGVPD_SERVICE_HOST`, `PGVPD_PORT_6432_TCP_ADDR` and so on. */
+/** Every name that a setting goes by, PGVPD_HOST's `host` among them, with its variable. */
+function variablesByName(): Map<string, string> {
+  return new Map(
+    settingList.flatMap(([, { name, aliases, env }]) =>
+      [name, env.slice(PREFIX.length).toLowerCase(), ...aliases].map((known): [string, string] => [known, env]),
+    ),
+  );
+}
+
+/**
+ * `PGVPD_PORT=tcp://10.0.0.1:6432`, `PGVPD_SERVICE_HOST`, `PGVPD_PORT_6432_TCP_ADDR`; and `PGVPD_ADMIN_PORT=tcp://...` of a
+ * Service named pgvpd-admin.
+ */
 function isOfKubernetes(variable: string, value: string): boolean {
   return (
-    (variable === "PGVPD_PORT" && /^(tcp|udp|sctp):\/\//.test(value)) ||
-    /^PGVPD_SERVICE_(HOST|PORT)/.test(variable) ||
-    /^PGVPD_PORT_\d+_(TCP|UDP|SCTP)/.test(variable)
+    (variable.endsWith("_PORT") && /^(tcp|udp|sctp):\/\//.test(value)) ||
+    /_SERVICE_(HOST|PORT)(_|$)/.test(variable) ||
+    /_PORT_\d+_(TCP|UDP|SCTP)(_|$)/.test(variable)
   );
 }

@@ -1,13 +1,14 @@
 /**
- * Checks of names that settings hold: context variables, roles, separators. Each throws a SettingError that says what is
+ * Checks of names that settings hold: context variables, roles, hosts, startup parameters. Each throws a SettingError that says what is
  * allowed.
  */
+import { isIP } from "node:net";
 import { SettingError } from "./setting-types.ts";
 
 const MAX_NAME_BYTES = 63;
 const MAX_CONTEXT_VARIABLES = 32;
 
-/** Variables that decide how pgvpd itself and row-level security work: they cannot carry a tenant's context. */
+/** Variables that PostgreSQL does not let be set, or that decide how pgvpd itself and row-level security work: they cannot carry a tenant's context. */
 const PROTECTED_VARIABLES = [
   "role",
   "session_authorization",
@@ -18,10 +19,13 @@ const PROTECTED_VARIABLES = [
   "search_path",
   "client_encoding",
   "is_superuser",
+  "server_encoding",
+  "server_version",
+  "server_version_num",
 ];
 
 /** The parameters that pgvpd pins in a tenant's StartupMessage. */
-export const PINNED_PARAMETERS = [
+const PINNED_PARAMETERS = [
   "role",
   "row_security",
   "standard_conforming_strings",
@@ -41,7 +45,7 @@ export function checkContextVariables(names: readonly string[]): void {
         `"${name}" is not a name that PostgreSQL takes: letters, digits, _ and $, with dots between`,
       );
     }
-    if (PROTECTED_VARIABLES.includes(folded) || folded.startsWith("server_")) {
+    if (PROTECTED_VARIABLES.includes(folded)) {
       throw new SettingError(`"${name}" cannot carry context: choose a name with a dot, as app.current_tenant_id`);
     }
     if (seen.has(folded)) throw new SettingError(`"${name}" comes twice (case does not count)`);
@@ -59,6 +63,8 @@ export function checkRoles(roles: readonly string[]): void {
 }
 
 export function checkUpstreamParameters(entries: readonly string[]): void {
+  if (entries.length === 0) throw new SettingError("expected *, none, or names with a - before them");
+  if (entries.includes("none") && entries.length > 1) throw new SettingError("none stands alone");
   for (const entry of entries) {
     const isKnown = entry === "*" || entry === "none" || PINNED_PARAMETERS.some((name) => entry === `-${name}`);
     if (!isKnown) {
@@ -66,4 +72,22 @@ export function checkUpstreamParameters(entries: readonly string[]): void {
       throw new SettingError(`"${entry}" is not one of *, none, ${names}`);
     }
   }
+}
+
+/** An address or a host name, nothing around it: no port, no URL, no user. */
+export function checkHost(host: string): void {
+  if (isIP(host) !== 0 || /^[^\s,:;@/[\]]+$/.test(host)) return;
+  throw new SettingError("expected a host name or an address, without a port");
+}
+
+export function checkListenHosts(hosts: readonly string[]): void {
+  for (const host of hosts) checkHost(host);
+}
+
+/** A host, or the folder of a socket. */
+export function checkUpstreamHost(value: string): void {
+  if (value.startsWith("/")) return;
+  if (value.includes("://")) throw new SettingError("expected a host name, not a URL: upstream_host and upstream_port");
+  if (value.includes(",")) throw new SettingError("expected one host: each address of a name is tried");
+  checkHost(value);
 }

@@ -1,37 +1,49 @@
 /**
  * What somebody meant who wrote a name that is none: PgBouncer's name for it, or the one that is spelled most alike.
+ * Hyphens, underscores and the case of letters do not count.
  */
 
-/** PgBouncer's settings, and what pgvpd calls them; null where it has nothing of the kind. */
-const PGBOUNCER: Readonly<Record<string, string | null>> = {
-  listen_addr: "listen_host",
-  default_pool_size: "pool_size",
-  query_wait_timeout: "pool_checkout_timeout",
-  server_idle_timeout: "pool_idle_timeout",
-  client_login_timeout: "handshake_timeout",
-  server_tls_sslmode: "upstream_tls",
-  server_tls_ca_file: "upstream_tls_ca",
-  client_tls_cert_file: "tls_cert",
-  client_tls_key_file: "tls_key",
-  admin_users: "superuser_bypass",
-  auth_type: null,
-  auth_file: null,
-  server_reset_query: null,
-  logfile: null,
-  pidfile: null,
-};
+/** PgBouncer's settings whose name is not ours, and what pgvpd calls them; null where it has nothing of the kind. */
+const PGBOUNCER: ReadonlyMap<string, string | null> = new Map([
+  ["listen_addr", "listen_host"],
+  ["default_pool_size", "pool_size"],
+  ["query_wait_timeout", "pool_checkout_timeout"],
+  ["server_idle_timeout", "pool_idle_timeout"],
+  ["client_login_timeout", "handshake_timeout"],
+  ["server_tls_sslmode", "upstream_tls"],
+  ["server_tls_ca_file", "upstream_tls_ca"],
+  ["client_tls_sslmode", "tls_port"],
+  ["client_tls_cert_file", "tls_cert"],
+  ["client_tls_key_file", "tls_key"],
+  ["admin_users", "superuser_bypass"],
+  ["verbose", "log_level"],
+  ...[
+    ["auth_type", "auth_file", "auth_query", "auth_user", "auth_dbname", "auth_hba_file"],
+    ["max_client_conn", "max_db_connections", "max_user_connections", "min_pool_size", "reserve_pool_size"],
+    ["server_reset_query", "server_check_query", "server_lifetime", "server_connect_timeout", "server_login_retry"],
+    ["client_idle_timeout", "query_timeout", "idle_transaction_timeout", "transaction_timeout"],
+    ["tcp_keepcnt", "tcp_keepintvl", "so_reuseport", "listen_backlog", "max_prepared_statements", "stats_users"],
+    ["logfile", "pidfile", "syslog", "user", "job_name", "stats_period", "log_stats", "log_pooler_errors"],
+  ].flatMap((names) => names.map((name): [string, null] => [name, null])),
+]);
 
-/** A sentence that helps, or an empty text. */
-export function suggest(name: string, known: readonly string[]): string {
-  const folded = name.toLowerCase();
-  const ours = PGBOUNCER[folded];
-  if (ours === null) return `PgBouncer's ${folded} has no counterpart here`;
-  if (ours !== undefined) return `PgBouncer's ${folded} is ${ours} here`;
+/**
+ * A sentence that helps, or an empty text.
+ *
+ * @param known the names that there are, each with how it is written in this place: as itself, a flag, a variable.
+ */
+export function suggest(name: string, known: ReadonlyMap<string, string>): string {
+  const folded = name.toLowerCase().replaceAll("-", "_");
+  if (!known.has(folded)) {
+    const ours = PGBOUNCER.get(folded);
+    if (ours === null) return `PgBouncer's ${folded} has no counterpart here`;
+    if (ours !== undefined) return `PgBouncer's ${folded} is ${known.get(ours) ?? ours} here`;
+  }
   let best: string | undefined;
   let bestDistance = Math.max(2, Math.floor(name.length / 3)) + 1;
-  for (const candidate of known) {
+  for (const [candidate, written] of known) {
     const distance = editDistance(folded, candidate);
-    if (distance < bestDistance) [best, bestDistance] = [candidate, distance];
+    if (distance < bestDistance) [best, bestDistance] = [written, distance];
   }
   return best === undefined ? "" : `did you mean ${best}?`;
 }

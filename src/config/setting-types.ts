@@ -12,7 +12,7 @@ export class SettingError extends Error {
 }
 
 export interface SettingType<T> {
-  readonly parse: (text: string) => T;
+  readonly parse: (input: string) => T;
   /** What is allowed, for help and documentation. */
   readonly allowed: string;
   /** True when a bare flag, without a value, means true. */
@@ -22,7 +22,7 @@ export interface SettingType<T> {
 /** A whole number from `min` to `max`. */
 export function integer(min: number, max: number): SettingType<number> {
   const allowed = `a whole number from ${min} to ${max}`;
-  return { allowed, parse: (text) => parseInteger(text, min, max, allowed) };
+  return { allowed, parse: (input) => parseInteger(input, min, max, allowed) };
 }
 
 /** Seconds in the file, milliseconds in the program. A fraction is allowed where it is at least a millisecond. */
@@ -30,16 +30,16 @@ export function seconds(min: number, max: number): SettingType<number> {
   const allowed = `seconds, from ${min} to ${max}`;
   return {
     allowed,
-    parse(text) {
-      const value = /^\d+(\.\d{1,3})?$/.test(text) ? Number(text) : Number.NaN;
+    parse(input) {
+      const value = /^\d+(\.\d{1,3})?$/.test(input) ? Number(input) : Number.NaN;
       if (!(value >= min && value <= max)) throw new SettingError(`expected ${allowed}`);
       return Math.round(value * 1000);
     },
   };
 }
 
-function parseInteger(text: string, min: number, max: number, allowed: string): number {
-  const value = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN;
+function parseInteger(input: string, min: number, max: number, allowed: string): number {
+  const value = /^\d{1,15}$/.test(input) ? Number(input) : Number.NaN;
   if (!(value >= min && value <= max)) throw new SettingError(`expected ${allowed}`);
   return value;
 }
@@ -48,23 +48,23 @@ const YES = ["true", "1", "yes", "on"];
 const NO = ["false", "0", "no", "off"];
 
 export const boolean: SettingType<boolean> = {
-  allowed: "true, 1, yes or false, 0, no",
+  allowed: "true, yes, on, 1 or false, no, off, 0",
   isBoolean: true,
-  parse(text) {
-    const lower = text.toLowerCase();
+  parse(input) {
+    const lower = input.toLowerCase();
     if (YES.includes(lower)) return true;
     if (NO.includes(lower)) return false;
     throw new SettingError(`expected ${boolean.allowed}`);
   },
 };
 
-/** One of the given words, exactly. */
+/** One of the given words, in lower or upper case. */
 export function oneOf<const T extends string>(...words: readonly T[]): SettingType<T> {
   const allowed = words.join(", ").replace(/, ([^,]*)$/, " or $1");
   return {
     allowed,
-    parse(text) {
-      const word = words.find((candidate) => candidate === text.toLowerCase());
+    parse(input) {
+      const word = words.find((candidate) => candidate === input.toLowerCase());
       if (word === undefined) throw new SettingError(`expected ${allowed}`);
       return word;
     },

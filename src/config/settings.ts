@@ -3,7 +3,14 @@
  * docs/configuration.md; the type Config is inferred from it. A setting of a feature that is not built yet is known, and
  * refuses to start with anything but its default (`notYet`).
  */
-import { checkContextVariables, checkRole, checkRoles, checkUpstreamParameters } from "./names.ts";
+import {
+  checkContextVariables,
+  checkListenHosts,
+  checkRole,
+  checkRoles,
+  checkUpstreamHost,
+  checkUpstreamParameters,
+} from "./names.ts";
 import { Secret } from "./secret.ts";
 import { boolean, integer, list, oneOf, optional, seconds, text, type SettingType } from "./setting-types.ts";
 
@@ -84,7 +91,7 @@ export const settings = {
   listenHosts: setting({
     name: "listen_host",
     group: "Listening",
-    type: list("addresses, separated by commas"),
+    type: list("addresses, separated by commas", checkListenHosts),
     default: "127.0.0.1",
     aliases: ["host"],
     env: "PGVPD_HOST",
@@ -114,7 +121,7 @@ export const settings = {
   upstreamHost: setting({
     name: "upstream_host",
     group: "Upstream",
-    type: text("a host name, an address or the folder of a socket"),
+    type: text("a host name, an address or the folder of a socket", checkUpstreamHost),
     default: "127.0.0.1",
     doc: "PostgreSQL's host; each address of a name is tried. A value that begins with / is the folder of its socket.",
   }),

@@ -1,0 +1,55 @@
+/**
+ * What a database says about the configuration: whether its policies read a context that pgvpd sets, and whether the roles
+ * that tenants get are held by row-level security. It reads catalogs, which every role may, and changes nothing.
+ */
+import { Client } from "pg";
+import type { Config } from "../config/settings.ts";
+import { POLICY_QUESTION, judgePolicies, type PolicyRow } from "./policies.ts";
+import { ROLE_QUESTION, judgeRoles, rolesOf, type RoleRow } from "./roles.ts";
+import type { Finding } from "./finding.ts";
+
+const CONNECT_LIMIT_MS = 10_000;
+const QUERY_LIMIT_MS = 30_000;
+
+/** @param url of a database behind pgvpd, as `postgres://user@host/database`; it is never repeated. */
+export async function checkDatabase(url: string, config: Config): Promise<Finding[]> {
+  if (!/^postgres(ql)?:\/\//.test(url)) {
+    return [{ verdict: "error", text: "database: --database-url: expected postgres://USER@HOST:PORT/DATABASE" }];
+  }
+  try {
+    const client = new Client({
+      connectionString: url,
+      application_name: "pgvpd check",
+      connectionTimeoutMillis: CONNECT_LIMIT_MS,
+      query_timeout: QUERY_LIMIT_MS,
+    });
+    client.on("error", () => {}); // the query under way rejects with it
+    try {
+      await client.connect();
+      return await ask(client, config);
+    } finally {
+      await client.end().catch(() => {});
+    }
+  } catch (error) {
+    const { message, code } = error as NodeJS.ErrnoException;
+    return [{ verdict: "error", text: `database: ${message || code || "it cannot be reached"}` }];
+  }
+}
+
+async function ask(client: Client, config: Config): Promise<Finding[]> {
+  // Somebody's own operators and functions must not be found in front of PostgreSQL's.
+  await client.query("SELECT pg_catalog.set_config('search_path', 'pg_catalog', false)");
+  await client.query("SET default_transaction_read_only = on");
+  const { rows: servers } = await client.query<{ database: string; role: string; version: string }>(
+    "SELECT current_database()::text AS database, session_user::text AS role, current_setting('server_version') AS version",
+  );
+  const { rows: policies } = await client.query<PolicyRow>(POLICY_QUESTION);
+  const { rows: roles } = await client.query<RoleRow>(ROLE_QUESTION, [rolesOf(config), config.setRole ?? null]);
+  return [
+    ...servers.map(({ database, role, version }): Finding => {
+      return { verdict: "ok", text: `database: ${database} on PostgreSQL ${version}, as ${role}` };
+    }),
+    judgePolicies(policies, config),
+    ...judgeRoles(roles, config),
+  ];
+}
