@@ -58,9 +58,14 @@ export class ByteQueue {
  * Takes the next complete message out of `queue`, or undefined while it is incomplete.
  *
  * @param maxLength the largest length field accepted, in bytes.
- * @throws ProxyError message_length (08P01) as soon as the length field is there.
+ * @param onlyType the only type accepted, where there is only one.
+ * @throws ProxyError message_length (08P01) as soon as the length field is there; login_message (08P01) as soon as the
+ *   type is.
  */
-export function takeMessage(queue: ByteQueue, maxLength: number): Message | undefined {
+export function takeMessage(queue: ByteQueue, maxLength: number, onlyType?: number): Message | undefined {
+  if (onlyType !== undefined && queue.length > 0 && queue.peek(1)?.[0] !== onlyType) {
+    throw new ProxyError("login_message", { detail: `type ${queue.peek(1)?.[0]}` });
+  }
   const header = queue.peek(5);
   if (header === undefined) return undefined;
   const length = header.readInt32BE(1);

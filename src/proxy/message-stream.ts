@@ -74,10 +74,11 @@ export class MessageStream {
    * The next message, whole.
    *
    * @param maxLength the largest length field accepted, in bytes.
-   * @throws ProxyError message_length (08P01); PeerGone; whatever aborts `signal`.
+   * @param onlyType the only type accepted, where there is only one.
+   * @throws ProxyError message_length or login_message (08P01); PeerGone; whatever aborts `signal`.
    */
-  readMessage(maxLength: number, signal: AbortSignal): Promise<Message> {
-    return this.#read(() => takeMessage(this.#queue, maxLength), signal);
+  readMessage(maxLength: number, signal: AbortSignal, onlyType?: number): Promise<Message> {
+    return this.#read(() => takeMessage(this.#queue, maxLength, onlyType), signal);
   }
 
   /** Takes this reader off the socket, which is left paused. Returns the bytes that have come and were not read. */

@@ -105,8 +105,8 @@ async function answerMd5(login: RelayedLogin, request: Message, signal: AbortSig
 
 /** Exactly one `p` message. What else comes, before or behind it, ends the login: session.ts guards the gaps. */
 async function readAnswer(client: MessageStream, signal: AbortSignal): Promise<Message> {
-  const answer = await client.readMessage(MAX_AUTHENTICATION_MESSAGE, signal);
-  if (answer.type !== frontend.password || client.hasUnread) throw new ProxyError("login_message");
+  const answer = await client.readMessage(MAX_AUTHENTICATION_MESSAGE, signal, frontend.password);
+  if (client.hasUnread) throw new ProxyError("login_message");
   return answer;
 }
 

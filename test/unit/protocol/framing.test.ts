@@ -119,6 +119,19 @@ describe("takeMessage", () => {
     );
   });
 
+  it("refuses a type that is not the only one with 08P01, as soon as its byte is there", () => {
+    const takeOnly = (stream: Buffer): unknown => {
+      const queue = new ByteQueue();
+      queue.push(stream);
+      return takeMessage(queue, 100, "p".charCodeAt(0));
+    };
+    expect(takeOnly(Buffer.alloc(0))).toBeUndefined();
+    expect(takeOnly(Buffer.from("p"))).toBeUndefined();
+    expect(takeOnly(message("p"))).toMatchObject({ bytes: message("p") });
+    expect(sqlstateOf(() => takeOnly(Buffer.from("Q")))).toBe("08P01");
+    expect(sqlstateOf(() => takeOnly(Buffer.alloc(1)))).toBe("08P01");
+  });
+
   it("says nothing before the header is whole, whatever its bytes are", () => {
     for (let length = 0; length < 5; length++) expect(take(Buffer.alloc(length, 0xff), 65_535)).toBeUndefined();
   });
