@@ -70,13 +70,13 @@ export async function relayAuthentication(
         client.write(message.bytes);
         continue;
       case authentication.md5Password:
-        if (login.identity.kind === "tenant") await answerMd5(login, message, signal);
-        else await relayOne(login, message, signal);
+        if (login.identity.kind === "tenant") await answerMd5(login, message, greeting, signal);
+        else await relayOne(login, message, greeting, signal);
         break;
       case authentication.cleartextPassword:
       case authentication.sasl:
       case authentication.saslContinue:
-        await relayOne(login, message, signal);
+        await relayOne(login, message, greeting, signal);
         break;
       default:
         throw new ProxyError("authentication_method", { params: { method: decodeAuthentication(message.body) } });
@@ -85,29 +85,58 @@ export async function relayAuthentication(
   }
 }
 
-async function relayOne({ client, upstream }: RelayedLogin, request: Message, signal: AbortSignal): Promise<void> {
-  client.write(request.bytes);
-  upstream.write((await readAnswer(client, signal)).bytes);
+async function relayOne(login: RelayedLogin, request: Message, greeting: Greeting, signal: AbortSignal): Promise<void> {
+  login.client.write(request.bytes);
+  login.upstream.write((await readAnswer(login, greeting, signal)).bytes);
 }
 
 /**
  * The client would hash `app_user.acme`, the server expects `app_user`: no right password could ever match. Where nobody
  * listens, the client is asked for the password itself, and the hash is made here.
  */
-async function answerMd5(login: RelayedLogin, request: Message, signal: AbortSignal): Promise<void> {
+async function answerMd5(
+  login: RelayedLogin,
+  request: Message,
+  greeting: Greeting,
+  signal: AbortSignal,
+): Promise<void> {
   if (!login.isClientLegPrivate) throw new ProxyError("md5_relay");
   const salt = request.body.subarray(4);
   if (salt.length !== 4) throw new ProxyError("upstream_protocol", { detail: "an MD5 salt that is not 4 bytes" });
   login.client.write(encodeCleartextPasswordRequest());
-  const answer = await readAnswer(login.client, signal);
+  const answer = await readAnswer(login, greeting, signal);
   login.upstream.write(encodeMd5Password(decodePassword(answer.body), login.identity.loginRole, salt));
 }
 
-/** Exactly one `p` message. What else comes, before or behind it, ends the login: session.ts guards the gaps. */
-async function readAnswer(client: MessageStream, signal: AbortSignal): Promise<Message> {
-  const answer = await client.readMessage(MAX_AUTHENTICATION_MESSAGE, signal, frontend.password);
-  if (client.hasUnread) throw new ProxyError("login_message");
-  return answer;
+/**
+ * Exactly one `p` message. What else comes, before or behind it, ends the login: session.ts guards the gaps. So does an
+ * upstream that gives up waiting.
+ */
+async function readAnswer(login: RelayedLogin, greeting: Greeting, signal: AbortSignal): Promise<Message> {
+  const { client, upstream } = login;
+  const answered = new AbortController();
+  const givenUp = awaitRefusal(upstream, greeting, AbortSignal.any([signal, answered.signal]));
+  try {
+    const answer = await Promise.race([
+      client.readMessage(MAX_AUTHENTICATION_MESSAGE, signal, frontend.password),
+      givenUp,
+    ]);
+    if (client.hasUnread) throw new ProxyError("login_message");
+    return answer;
+  } finally {
+    givenUp.catch(() => {});
+    answered.abort(new Error("the client has answered"));
+  }
+}
+
+/** While the client is asked, the upstream has nothing to say but why it goes. Never resolves. */
+async function awaitRefusal(upstream: MessageStream, greeting: Greeting, signal: AbortSignal): Promise<never> {
+  for (;;) {
+    const message = await readUpstream(upstream, signal);
+    if (message.type === backend.errorResponse) throw new UpstreamRefusal(message);
+    if (message.type !== backend.noticeResponse) throw unexpected(message);
+    greeting.keep(message);
+  }
 }
 
 /**
