@@ -96,11 +96,16 @@ describe.each(matrix)("PostgreSQL $version, $auth", ({ version, auth }) => {
 
   it("serves postgres.js: rows, INSERT, transaction, COPY out and COPY into a table without a policy", async () => {
     const sql = postgres({ ...fixture.through("app_user.globex"), username: "app_user.globex", max: 1 } as never);
-    expect(await sql`SELECT body FROM notes ORDER BY id`).toMatchObject([{ body: "g1" }, { body: "g2" }, { body: "g3" }]);
+    expect(await sql`SELECT body FROM notes ORDER BY id`).toMatchObject([
+      { body: "g1" },
+      { body: "g2" },
+      { body: "g3" },
+    ]);
     expect((await errorOf(sql`INSERT INTO notes (tenant_id) VALUES ('acme')`)).code).toBe("42501");
     await sql.begin((transaction) => transaction`INSERT INTO plain VALUES (1, 'postgres.js')`);
     const copied: Buffer[] = [];
-    for await (const chunk of await sql`COPY (SELECT body FROM notes ORDER BY id) TO STDOUT`.readable()) copied.push(chunk);
+    for await (const chunk of await sql`COPY (SELECT body FROM notes ORDER BY id) TO STDOUT`.readable())
+      copied.push(chunk);
     expect(Buffer.concat(copied).toString()).toBe("g1\ng2\ng3\n");
     const writable = await sql`COPY plain FROM STDIN`.writable();
     await new Promise<void>((resolve, reject) => {
