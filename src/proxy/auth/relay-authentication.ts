@@ -19,8 +19,8 @@ import type { MessageStream } from "../message-stream.ts";
 import type { Identity } from "../tenant/identity.ts";
 import { readUpstream, unexpected, UpstreamRefusal, type Greeting } from "../upstream/await-ready.ts";
 
-/** SCRAM takes two answers, everything else one. */
-const MAX_ANSWERS = 8;
+/** Authentication messages before AuthenticationOk: SCRAM takes three, everything else one. */
+const MAX_REQUESTS = 8;
 
 export interface RelayedLogin {
   readonly client: MessageStream;
@@ -43,7 +43,7 @@ export async function relayAuthentication(
 ): Promise<number> {
   const { client, upstream } = login;
   let minor: number | undefined;
-  for (let answers = 0; ;) {
+  for (let requests = 0; ;) {
     const message = await readUpstream(upstream, signal);
     switch (message.type) {
       case backend.negotiateProtocolVersion:
@@ -68,7 +68,7 @@ export async function relayAuthentication(
         return minor;
       case authentication.saslFinal:
         client.write(message.bytes);
-        continue;
+        break;
       case authentication.md5Password:
         if (login.identity.kind === "tenant") await answerMd5(login, message, greeting, signal);
         else await relayOne(login, message, greeting, signal);
@@ -81,7 +81,7 @@ export async function relayAuthentication(
       default:
         throw new ProxyError("authentication_method", { params: { method: decodeAuthentication(message.body) } });
     }
-    if (++answers === MAX_ANSWERS) throw new ProxyError("authentication_rounds");
+    if (++requests === MAX_REQUESTS) throw new ProxyError("authentication_rounds");
   }
 }
 

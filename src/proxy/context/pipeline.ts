@@ -3,6 +3,7 @@
  * Sync. Values are always bound. Rows come back as text; nothing of a client is ever in flight at the same time.
  */
 import { serialize } from "pg-protocol";
+import { ProxyError } from "../../errors/proxy-error.ts";
 import { assertIdle, decodeDataRow, describeErrorResponse } from "../../protocol/backend-messages.ts";
 import { backend } from "../../protocol/message-types.ts";
 import type { Message } from "../../protocol/message.ts";
@@ -23,6 +24,9 @@ export interface PipelineOutcome {
   /** The first error, if any; PostgreSQL skips what comes after it. `text` is for the log. */
   readonly error: { readonly response: Message; readonly text: string } | undefined;
 }
+
+/** More than this in answer to one pipeline is no answer: ours give a row or two. */
+const MAX_ANSWER_BYTES = 1024 * 1024;
 
 const UNNAMED_STATEMENT = { type: "S", name: "" } as const;
 
@@ -56,8 +60,11 @@ export async function runPipeline(
   const results: Row[][] = [];
   let rows: Row[] = [];
   let error: PipelineOutcome["error"];
+  let bytesLeft = MAX_ANSWER_BYTES;
   for (;;) {
     const message = await readUpstream(upstream, signal);
+    bytesLeft -= message.bytes.length;
+    if (bytesLeft < 0) throw new ProxyError("upstream_protocol", { detail: "an endless answer" });
     switch (message.type) {
       case backend.parseComplete:
       case backend.bindComplete:
