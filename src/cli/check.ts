@@ -20,7 +20,7 @@ Each finding is a line: ok, warning, error or not checked. The exit code is 1
 where there is an error.
 
 Options:
-      --config FILE         file with settings (default ./pgvpd.conf, if it is there)
+      --config FILE         settings; without it ./pgvpd.conf, if there is one
       --database-url URL    postgres://USER@HOST:PORT/DATABASE, better without a
                             password: PGPASSWORD or ~/.pgpass can give it. The
                             variable DATABASE_URL is not read.

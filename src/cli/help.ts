@@ -9,7 +9,7 @@ const MIN_COLUMNS = 60;
 const MAX_COLUMNS = 110;
 const COLUMNS_OF_A_PIPE = 80;
 
-const usage = `pgvpd: a Virtual Private Database for PostgreSQL. Clients connect as role.tenant.
+const usage = `pgvpd: a Virtual Private Database for PostgreSQL. Connect as role.tenant.
 
 Usage: pgvpd [serve] [--config FILE] [settings]
        pgvpd COMMAND [options]
@@ -23,7 +23,7 @@ Commands:
   version         name and version
 
 Options:
-      --config FILE         file with settings (default ./pgvpd.conf, if it is there)
+      --config FILE         settings; without it ./pgvpd.conf, if there is one
   -h, --help                this text
   -V, --version             name and version
 
@@ -39,7 +39,7 @@ connections that are open may go on for drain_timeout seconds. A second signal
 closes them at once.
 
 Options:
-      --config FILE         file with settings (default ./pgvpd.conf, if it is there)
+      --config FILE         settings; without it ./pgvpd.conf, if there is one
   -h, --help                this text
 
 pgvpd --help lists the settings.

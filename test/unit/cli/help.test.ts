@@ -1,0 +1,69 @@
+/** `pgvpd --help`, `pgvpd help COMMAND` and `pgvpd --version`. */
+import { readFileSync } from "node:fs";
+import { describe, expect, it, vi } from "vitest";
+import { help, renderHelp } from "../../../src/cli/help.ts";
+import { readVersion, version } from "../../../src/cli/version.ts";
+import { settingList } from "../../../src/config/settings.ts";
+import { ConfigError } from "../../../src/config/config-error.ts";
+
+async function outputOf(command: () => Promise<number>): Promise<string> {
+  const write = vi.spyOn(process.stdout, "write").mockReturnValue(true);
+  try {
+    expect(await command()).toBe(0);
+    return write.mock.calls.map(([text]) => String(text)).join("");
+  } finally {
+    write.mockRestore();
+  }
+}
+
+describe("pgvpd --help", () => {
+  it("has every setting of this version with its flag, its default and what it means", () => {
+    const text = renderHelp(110).replace(/\s+/g, " ");
+    for (const [, { flag, doc, default: kept, notYet }] of settingList) {
+      if (notYet !== undefined) continue;
+      expect(text).toContain(`--${flag} ${doc}${kept === "" ? "" : ` (default ${kept})`}`);
+    }
+  });
+
+  it("names what this version lacks", () => {
+    const [, later = ""] = renderHelp(110).replace(/\s+/g, " ").split("not in this version yet: ");
+    const names = settingList.filter(([, { notYet }]) => notYet !== undefined).map(([, { name }]) => name);
+    expect(later.trim()).toBe(`${names.join(", ")}.`);
+  });
+
+  it.each([80, 100])("fits a terminal of %i columns", (columns) => {
+    for (const line of renderHelp(columns).split("\n")) expect(line.length, line).toBeLessThanOrEqual(columns);
+  });
+
+  it("is as wide for a narrower or wider terminal as can be read", () => {
+    expect(renderHelp(20)).toBe(renderHelp(60));
+    expect(renderHelp(400)).toBe(renderHelp(110));
+  });
+});
+
+describe("pgvpd help COMMAND", () => {
+  it.each(["serve", "check", "demo", "sql", "help", "version"])("says how %s is used", async (command) => {
+    expect(await outputOf(() => help([command]))).toMatch(new RegExp(`^Usage: pgvpd \\[?${command}`));
+  });
+
+  it("refuses what is no command", async () => {
+    await expect(help(["toString"])).rejects.toThrow(
+      'there is no command "toString": the commands are serve, check, demo, sql, help, version',
+    );
+    await expect(help(["serve", "now"])).rejects.toThrow(ConfigError);
+  });
+});
+
+describe("pgvpd --version", () => {
+  it("prints the version of package.json", async () => {
+    const manifest = JSON.parse(readFileSync(new URL("../../../package.json", import.meta.url), "utf8")) as {
+      version: string;
+    };
+    expect(readVersion()).toBe(manifest.version);
+    expect(await outputOf(() => version([]))).toBe(`pgvpd ${manifest.version}\n`);
+  });
+
+  it("takes no arguments", async () => {
+    await expect(version(["x"])).rejects.toThrow('unexpected argument "x"');
+  });
+});
