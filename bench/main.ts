@@ -103,7 +103,7 @@ async function probe(peer: Peer): Promise<PeerFacts> {
 
 function lengthOf(plan: Plan, bench: Bench): string {
   const measurements = plan.scenarios.reduce((sum, scenario) => sum + peersFor(scenario, plan.peers).length, 0);
-  const minutes = Math.ceil((measurements * plan.rounds * (bench.seconds + overheadSeconds)) / 60);
+  const minutes = Math.ceil((measurements * (plan.rounds + 1) * (bench.seconds + overheadSeconds)) / 60);
   return `rounds: ${plan.rounds}, seconds a measurement: ${bench.seconds}, minutes in all: about ${minutes} at most`;
 }
 

@@ -29,7 +29,7 @@ Compares pgvpd with a direct connection, with a plain Node proxy and with what i
   --only a,b        scenarios to run; a name's beginning is enough (default: all)
   --peers a,b       peers to compare (default: all that are installed)
   --rounds N        rounds through all peers (default 5, with --quick 2)
-  --seconds S       length of one timed measurement (default 4, with --quick 1)
+  --seconds S       length of one timed measurement (default 3, with --quick 1)
   --quick           a first impression in less than 3 minutes
   --idle N          idle clients of idle-memory (default 1000)
   --postgres N      major version of PostgreSQL (default 15 where it is installed)
@@ -52,7 +52,7 @@ export function readOptions(argv: readonly string[]): Options | string {
     scenarios: chosen("--only", values.only, allScenarios),
     peers: chosen("--peers", values.peers, allPeers),
     rounds: positive("--rounds", values.rounds, isQuick ? 2 : 5),
-    seconds: positive("--seconds", values.seconds, isQuick ? 1 : 4),
+    seconds: positive("--seconds", values.seconds, isQuick ? 1 : 3),
     idleConnections: positive("--idle", values.idle, 1000),
     mayPin: values["no-pin"] !== true,
     postgresVersion: values.postgres,

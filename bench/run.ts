@@ -69,6 +69,7 @@ class ScenarioRun {
 
   async toEnd(peers: readonly Peer[], roundCount: number, progress: (text: string) => void): Promise<ScenarioResult> {
     const rounds: Round[] = [];
+    if (this.#scenario.needsFreshPeer !== true) await this.#warmUp(peers, progress);
     for (let number = 1; number <= roundCount && !this.#bench.workbench.isClosing; number += 1) {
       const round = new Map<string, Sample>();
       for (const peer of rotated(peers, number - 1)) {
@@ -81,6 +82,15 @@ class ScenarioRun {
     }
     for (const running of this.#running.values()) await running.stop();
     return { scenario: this.#scenario, rounds, failures: this.#failures };
+  }
+
+  /** A round that is not counted: programs that are compiled while they run have to have run. */
+  async #warmUp(peers: readonly Peer[], progress: (text: string) => void): Promise<void> {
+    for (const peer of peers) {
+      if (this.#bench.workbench.isClosing) return;
+      progress(`warming up  ${peer.name}`);
+      await this.#measure(peer);
+    }
   }
 
   async #measure(peer: Peer): Promise<Sample | undefined> {
