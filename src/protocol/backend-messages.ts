@@ -6,7 +6,7 @@
 import { ProxyError } from "../errors/proxy-error.ts";
 import { MAX_CANCEL_SECRET, MIN_CANCEL_SECRET } from "./limits.ts";
 import { authentication, backend, IDLE } from "./message-types.ts";
-import { encodeMessage } from "./message.ts";
+import { encodeMessage, type Message } from "./message.ts";
 
 /**
  * An ErrorResponse from an error of ours: severity, SQLSTATE, text and hint of the catalogue, nothing else.
@@ -110,6 +110,17 @@ export function decodeDataRow(body: Buffer): (string | null)[] {
     at += Math.max(length, 0);
   }
   return values;
+}
+
+/**
+ * The same ErrorResponse with severity FATAL, everything else byte for byte: an error of our own statement that is the
+ * client's fault ends its login, as it would have in PostgreSQL's own start-up.
+ */
+export function withFatalSeverity(response: Message): Message {
+  const fields = response.body.toString("latin1").split("\0");
+  const fatal = fields.map((field) => (/^[SV]/.test(field) ? `${field[0]}FATAL` : field));
+  const bytes = encodeMessage(response.type, Buffer.from(fatal.join("\0"), "latin1"));
+  return { type: response.type, body: bytes.subarray(5), bytes };
 }
 
 /** The fields of an ErrorResponse or NoticeResponse that the log may hold: severity, SQLSTATE and message. */

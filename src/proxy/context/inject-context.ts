@@ -5,6 +5,7 @@
  */
 import type { Config } from "../../config/settings.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
+import { withFatalSeverity } from "../../protocol/backend-messages.ts";
 import type { StartupParameter } from "../../protocol/startup.ts";
 import type { MessageStream } from "../message-stream.ts";
 import type { ContextValue, TenantIdentity } from "../tenant/identity.ts";
@@ -51,7 +52,7 @@ export async function injectContext(
   }
   if (clients.length > 0) {
     const { error } = await runPipeline(upstream, greeting, signal);
-    if (error !== undefined) throw new UpstreamRefusal(error.response);
+    if (error !== undefined) throw new UpstreamRefusal(withFatalSeverity(error.response));
   }
   if (!config.allowUnsafeRoles && greeting.parameters.get("is_superuser") === "on") {
     throw new ProxyError("unsafe_role", { params: { role: identity.targetRole, reason: "it is a superuser" } });
