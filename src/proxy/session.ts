@@ -152,11 +152,16 @@ export class Session {
     return deadline;
   }
 
-  /** During login a byte that nobody has asked for ends the session, and so does the client's end. */
+  /**
+   * During login a byte that nobody has asked for ends the session, and so does the client's end. A CancelRequest is
+   * carried out all the same: some drivers close as soon as they have written it.
+   */
   #readClient(deadline: Deadline): MessageStream {
     return new MessageStream(this.#connection.socket, {
       onUnexpectedBytes: () => deadline.abort(new ProxyError("login_message")),
-      onLost: (error) => deadline.abort(error),
+      onLost: (error) => {
+        if (this.state !== "cancelling") deadline.abort(error);
+      },
     });
   }
 
@@ -166,8 +171,12 @@ export class Session {
     this.#log = this.#log.child({ role, database, ...(identity.kind === "tenant" && { tenant: identity.tenant }) });
   }
 
-  /** The login has failed: the log learns why, the client what it may know, in the upstream's words or in ours. */
+  /**
+   * The login has failed: the log learns why, the client what it may know, in the upstream's words or in ours. Who sent
+   * a CancelRequest is never answered.
+   */
   async #fail(failure: unknown): Promise<void> {
+    const isAnswered = this.state !== "cancelling";
     transition(this, "closing");
     this.#client?.detach();
     let lastWord: Buffer | undefined;
@@ -184,7 +193,7 @@ export class Session {
       this.#report(error);
       lastWord = encodeErrorResponse(error);
     }
-    await sendLastWord(this.#connection.socket, lastWord, this.#proxy.clock);
+    await sendLastWord(this.#connection.socket, isAnswered ? lastWord : undefined, this.#proxy.clock);
   }
 
   /** Counts an error and logs it, as loudly as its blame deserves. */
