@@ -17,13 +17,14 @@ export interface BadLine {
 
 const KEY = /^[\p{L}\p{N}_.-]+$/u;
 
+/** @param text without a byte order mark; decoding has dropped it. */
 export function parseConfigFile(text: string): {
   readonly lines: readonly FileLine[];
   readonly bad: readonly BadLine[];
 } {
   const lines: FileLine[] = [];
   const bad: BadLine[] = [];
-  const rows = text.replace(/^\uFEFF/, "").split(/\r\n|\n|\r/);
+  const rows = text.split(/\r\n|\n|\r/);
   for (const [index, row] of rows.entries()) {
     const number = index + 1;
     const line = row.trim();
