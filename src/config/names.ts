@@ -75,7 +75,7 @@ export function checkUpstreamParameters(entries: readonly string[]): void {
 }
 
 /** An address or a host name, nothing around it: no port, no URL, no user. */
-export function checkHost(host: string): void {
+function checkHost(host: string): void {
   if (isIP(host) !== 0 || /^[^\s,:;@/[\]]+$/.test(host)) return;
   throw new SettingError("expected a host name or an address, without a port");
 }
