@@ -17,15 +17,17 @@ export async function serve(args: readonly string[]): Promise<number> {
   for (const warning of warnings) log.warn(warning);
 
   const proxy = new ProxyServer(config, log);
-  for (const address of await proxy.start()) log.info(address, "listening");
-  await drainOnSignal(proxy, log);
+  const starting = proxy.start();
+  const drained = drainOnSignal(proxy, starting, log);
+  for (const address of await starting) log.info(address, "listening");
+  await drained;
   log.info("stopped");
   await flushLog(log);
   return 0;
 }
 
-/** Resolves when a signal has come and every session has ended. */
-function drainOnSignal(proxy: ProxyServer, log: Logger): Promise<void> {
+/** Resolves when a signal has come, however early, and every session has ended. */
+function drainOnSignal(proxy: ProxyServer, starting: Promise<unknown>, log: Logger): Promise<void> {
   return new Promise((resolve) => {
     let isDraining = false;
     let report: Disposable | undefined;
@@ -34,6 +36,8 @@ function drainOnSignal(proxy: ProxyServer, log: Logger): Promise<void> {
       report = systemClock.after(REPORT_EVERY_MS, reportLeft);
     };
     const drain = async (): Promise<void> => {
+      // A start that fails is serve's to report.
+      await starting.catch(() => {});
       await proxy.drain();
       report?.[Symbol.dispose]();
       resolve();

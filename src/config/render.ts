@@ -54,6 +54,20 @@ export function wrap(text: string, width: number): string[] {
   return [...lines, line];
 }
 
+const README_BEGIN = "<!-- settings:begin -->";
+const README_END = "<!-- settings:end -->";
+
+/** README.md with its table of all settings made anew, between its two marks. */
+export function renderIntoReadme(readme: string): string {
+  const row = ({ name, default: value, doc }: AnySetting): string =>
+    `| \`${name}\` | ${value && `\`${value}\``} | ${doc} |`;
+  const names = later.map(({ name }) => `\`${name}\``).join(", ");
+  const table = ["| Setting | Default | Meaning |", "|---|---|---|", ...built.map(row)];
+  const text = [...table, "", `Known, but not in this version yet: ${names}.`].join("\n");
+  const [begin, end] = [readme.indexOf(README_BEGIN) + README_BEGIN.length, readme.indexOf(README_END)];
+  return `${readme.slice(0, begin)}\n${text}\n${readme.slice(end)}`;
+}
+
 /** pgvpd.conf.example: every setting, commented out, with its default. */
 export function renderExampleFile(): string {
   const lines = [

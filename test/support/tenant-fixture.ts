@@ -97,7 +97,9 @@ export async function startTenantFixture(
 }
 
 /** The error that `work` rejects with; fails where it does not. */
-export async function errorOf(work: Promise<unknown>): Promise<Error & { code?: string; severity?: string; hint?: string }> {
+export async function errorOf(
+  work: Promise<unknown>,
+): Promise<Error & { code?: string; severity?: string; hint?: string }> {
   try {
     await work;
   } catch (error) {

@@ -1,7 +1,7 @@
 /** What is made from the table: the two files are as `npm run generate` writes them, and the example can be used. */
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { renderDocumentation, renderExampleFile, wrap } from "../../../src/config/render.ts";
+import { renderDocumentation, renderExampleFile, renderIntoReadme, wrap } from "../../../src/config/render.ts";
 import { settingList } from "../../../src/config/settings.ts";
 import { load } from "./load-text.ts";
 
@@ -10,6 +10,10 @@ const committed = (name: string): string => readFileSync(new URL(`../../../${nam
 describe("pgvpd.conf.example", () => {
   it("is what the table says: npm run generate", () => {
     expect(committed("pgvpd.conf.example")).toBe(renderExampleFile());
+  });
+
+  it("has the table of README.md made from the table of settings", () => {
+    expect(committed("README.md")).toBe(renderIntoReadme(committed("README.md")));
   });
 
   it("changes nothing as it is, and nothing when every setting is uncommented", () => {
