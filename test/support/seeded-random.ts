@@ -71,11 +71,11 @@ export class SeededRandom {
  * Calls `attempt` `runs` times, each time with random numbers of its own. What it throws is thrown on, with the seed that
  * repeats this one input: `PGVPD_FUZZ_SEED=... PGVPD_FUZZ_RUNS=1`.
  */
-export function fuzz(runs: number, attempt: (random: SeededRandom, run: number) => void): void {
+export function fuzz(runs: number, attempt: (random: SeededRandom) => void): void {
   for (let run = 0; run < runs; run++) {
     const seed = SEED + run;
     try {
-      attempt(new SeededRandom(seed), run);
+      attempt(new SeededRandom(seed));
     } catch (cause) {
       const text = cause instanceof Error ? cause.message : String(cause);
       throw new Error(`PGVPD_FUZZ_SEED=${seed} PGVPD_FUZZ_RUNS=1 repeats this: ${text}`, { cause });
