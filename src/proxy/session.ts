@@ -59,6 +59,8 @@ export class Session {
     this.#proxy = proxy;
     this.#log = proxy.log.child({ conn: id, client: connection.peer });
     this.#startedAt = proxy.clock.now();
+    // Each stage hears of the socket's end; between two of them an error must not be nobody's.
+    connection.socket.on("error", () => {});
   }
 
   /** Serves the client until its connection is closed. Never rejects: a bug of ours ends this session alone. */

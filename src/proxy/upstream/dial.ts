@@ -75,6 +75,8 @@ export function connectTo(
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();
     const socket = connect(options);
+    // Who reads the socket hears of its end as well; between two readers an error must not be nobody's.
+    socket.on("error", () => {});
     const settle = (): void => {
       signal.removeEventListener("abort", abort);
       socket.off("connect", connected);
