@@ -45,12 +45,11 @@ export const startupPacket = (...rest: Part[]): Buffer => {
 };
 
 export const PROTOCOL_3_0 = int32(196_608);
-export const PROTOCOL_3_2 = int32(196_610);
 export const SSL_REQUEST = startupPacket(int32(80_877_103));
 export const GSSENC_REQUEST = startupPacket(int32(80_877_104));
 
 /** `{ String name  String value }...`, without the terminator of the list. */
-export const pairs = (parameters: Readonly<Record<string, string | Buffer>>): Buffer =>
+const pairs = (parameters: Readonly<Record<string, string | Buffer>>): Buffer =>
   Buffer.concat(Object.entries(parameters).flatMap(([name, value]) => [cstring(name), cstring(value)]));
 
 /** A StartupMessage of protocol 3.minor. */

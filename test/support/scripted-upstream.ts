@@ -11,7 +11,7 @@ import { SCRAM_SHA_256, ScramServer } from "./scram.ts";
 export const MD5_SALT = Buffer.of(1, 2, 3, 0xff);
 
 /** What a statement of pgvpd's is answered with: rows, or an ErrorResponse. */
-export type Answer = (sql: string, values: readonly string[]) => readonly (string | null)[][] | Buffer | undefined;
+type Answer = (sql: string, values: readonly string[]) => readonly (string | null)[][] | Buffer | undefined;
 
 export interface UpstreamScript {
   readonly auth?: "trust" | "cleartext" | "md5" | "scram";

@@ -4,7 +4,7 @@ import path from "node:path";
 
 export const SOURCE_FOLDER = path.join(import.meta.dirname, "../../src");
 
-export interface Import {
+interface Import {
   /** A path below src, or the name of a package or of a module of Node's. */
   readonly from: string;
   readonly isTypeOnly: boolean;
