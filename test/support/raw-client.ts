@@ -38,12 +38,17 @@ export interface RawLogin {
 
 export class RawClient implements Disposable {
   readonly socket: Socket;
-  /** Everything that came. */
-  received = Buffer.alloc(0);
+  /** Whole messages that came, in order. */
+  readonly messages: ReadMessage[] = [];
   /** The other side has ended, or the connection was lost. */
   isClosed = false;
   /** BackendKeyData. */
   key: { readonly processId: number; readonly secret: Buffer } | undefined;
+  readonly #chunks: Buffer[] = [];
+  /** What came behind the last whole message. */
+  #rest: Buffer[] = [];
+  #restLength = 0;
+  #restWanted = 5;
   #taken = 0;
   #sent = 0;
   #answers = 0;
@@ -56,7 +61,8 @@ export class RawClient implements Disposable {
       this.#changed();
     };
     socket.on("data", (chunk: Buffer) => {
-      this.received = Buffer.concat([this.received, chunk]);
+      this.#chunks.push(chunk);
+      this.#split(chunk);
       this.#changed();
     });
     socket.on("end", note);
@@ -79,15 +85,18 @@ export class RawClient implements Disposable {
     return client;
   }
 
+  /** Everything that came, as it came. */
+  get received(): Buffer {
+    return Buffer.concat(this.#chunks);
+  }
+
   get types(): string {
-    return readMessages(this.received)
-      .messages.map(({ type }) => type)
-      .join("");
+    return this.messages.map(({ type }) => type).join("");
   }
 
   /** The ErrorResponse that came last, whole. */
   get errorBytes(): Buffer | undefined {
-    return readMessages(this.received).messages.findLast(({ type }) => type === "E")?.bytes;
+    return this.messages.findLast(({ type }) => type === "E")?.bytes;
   }
 
   /** Its fields. */
@@ -151,11 +160,20 @@ export class RawClient implements Disposable {
 
   /** `undefined` when the connection is closed and nothing is left. */
   async #read(): Promise<ReadMessage | undefined> {
-    const take = (): ReadMessage | undefined => readMessages(this.received.subarray(this.#taken)).messages[0];
-    await this.#until(() => this.isClosed || take() !== undefined);
-    const next = take();
-    this.#taken += next?.bytes.length ?? 0;
-    return next;
+    await this.#until(() => this.isClosed || this.#taken < this.messages.length);
+    return this.messages[this.#taken++];
+  }
+
+  /** Looks at a large message once it may be whole, not with each of its chunks. */
+  #split(chunk: Buffer): void {
+    this.#rest.push(chunk);
+    this.#restLength += chunk.length;
+    if (this.#restLength < this.#restWanted) return;
+    const { messages, rest } = readMessages(this.#rest.length === 1 ? chunk : Buffer.concat(this.#rest));
+    for (const message of messages) this.messages.push(message);
+    this.#rest = [rest];
+    this.#restLength = rest.length;
+    this.#restWanted = rest.length < 5 ? 5 : rest.readInt32BE(1) + 1;
   }
 
   async #sendPart(login: RawLogin, part: Buffer): Promise<void> {
