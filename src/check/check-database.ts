@@ -5,7 +5,7 @@
 import { Client } from "pg";
 import type { Config } from "../config/settings.ts";
 import { POLICY_QUESTION, judgePolicies, type PolicyRow } from "./policies.ts";
-import { ROLE_QUESTION, judgeRoles, rolesOf, type RoleRow } from "./roles.ts";
+import { ROLE_QUESTION, judgeOwnRole, judgeRoles, rolesOf, type RoleRow } from "./roles.ts";
 import type { Finding } from "./finding.ts";
 
 const CONNECT_LIMIT_MS = 10_000;
@@ -44,12 +44,20 @@ async function ask(client: Client, config: Config): Promise<Finding[]> {
     "SELECT current_database()::text AS database, session_user::text AS role, current_setting('server_version') AS version",
   );
   const { rows: policies } = await client.query<PolicyRow>(POLICY_QUESTION);
-  const { rows: roles } = await client.query<RoleRow>(ROLE_QUESTION, [rolesOf(config), config.setRole ?? null]);
+  const own = servers.map(({ role }) => role);
+  const asked = [[...rolesOf(config), ...own], config.setRole ?? null];
+  const { rows: roles } = await client.query<RoleRow>(ROLE_QUESTION, asked);
   return [
     ...servers.map(({ database, role, version }): Finding => {
       return { verdict: "ok", text: `database: ${database} on PostgreSQL ${version}, as ${role}` };
     }),
     judgePolicies(policies, config),
     ...judgeRoles(roles, config),
+    ...own.flatMap((name) =>
+      judgeOwnRole(
+        roles.find(({ rolname }) => rolname === name),
+        config,
+      ),
+    ),
   ];
 }

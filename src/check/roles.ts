@@ -9,6 +9,7 @@ import type { Finding } from "./finding.ts";
 const USUAL_ROLE = "app_user";
 
 type RoleConfig = Pick<Config, "loginRoles" | "setRole" | "allowUnsafeRoles">;
+type OwnRoleConfig = Pick<Config, "loginRoles" | "setRole" | "superuserBypass">;
 
 export interface RoleRow {
   readonly rolname: string;
@@ -55,14 +56,35 @@ export function judgeRoles(rows: readonly RoleRow[], config: RoleConfig): Findin
   });
 }
 
-function judgeRole(row: RoleRow, { loginRoles, setRole, allowUnsafeRoles }: RoleConfig): Finding[] {
-  const name = row.rolname;
-  const attributes = [
+/**
+ * The role that asks, which was proven to be able to log in: without login_roles a tenant's user name may name it too. One
+ * of superuser_bypass is meant for administration.
+ *
+ * @param row of the role that is logged in; undefined where the answer lacks it.
+ */
+export function judgeOwnRole(row: RoleRow | undefined, config: OwnRoleConfig): Finding[] {
+  if (row === undefined || config.loginRoles.length > 0) return [];
+  if ([...config.superuserBypass, ...rolesOf(config)].includes(row.rolname)) return [];
+  const attributes = unsafeAttributes(row);
+  if (attributes.length === 0) return [];
+  const text =
+    `roles: ${row.rolname}, the role of --database-url, has ${attributes.join(", ")}: row-level security does not hold ` +
+    "it, and login_roles does not keep tenants from naming it";
+  return [{ verdict: "warning", text }];
+}
+
+function unsafeAttributes(row: RoleRow): string[] {
+  return [
     row.rolsuper && "SUPERUSER",
     row.rolbypassrls && "BYPASSRLS",
     row.rolreplication && "REPLICATION",
     row.rolcreaterole && "CREATEROLE",
   ].filter((attribute) => attribute !== false);
+}
+
+function judgeRole(row: RoleRow, { loginRoles, setRole, allowUnsafeRoles }: RoleConfig): Finding[] {
+  const name = row.rolname;
+  const attributes = unsafeAttributes(row);
   const found: Finding[] = [];
   if (attributes.length > 0) {
     const text = `roles: ${name} has ${attributes.join(", ")}: row-level security does not hold it`;

@@ -13,8 +13,8 @@ export const checkUsage = `Usage: pgvpd check [--config FILE] [settings] [--data
 Says whether pgvpd can start with this configuration and whether PostgreSQL
 answers. With --database-url it also logs in there and says whether policies
 read a variable that pgvpd sets, and whether row-level security holds the roles
-of tenants: those of login_roles, or else app_user. It changes nothing, and a
-role without any rights will do.
+of tenants: those of login_roles, or else app_user and the role of the URL. It
+changes nothing, and a role without any rights will do.
 
 Each finding is a line: ok, warning, error or not checked. The exit code is 1
 where there is an error.

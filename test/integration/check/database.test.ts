@@ -18,6 +18,7 @@ beforeAll(async () => {
   await run(
     "CREATE ROLE wal REPLICATION; CREATE ROLE maker CREATEROLE; CREATE ROLE climber LOGIN; GRANT maker TO climber",
   );
+  await run("CREATE ROLE admin LOGIN SUPERUSER PASSWORD 'a'");
   await run(`
     CREATE SCHEMA shop;
     CREATE FUNCTION current_tenant_id() RETURNS text LANGUAGE sql STABLE
@@ -91,6 +92,18 @@ describe("a database, seen by a role without rights", () => {
     expect((await check({ set_role: "bypass" })).slice(3)).toEqual([
       "error: roles: bypass has BYPASSRLS: row-level security does not hold it, and pgvpd refuses tenants as this role",
     ]);
+  });
+});
+
+describe("the role of --database-url", () => {
+  it("is a warning where it is unsafe and a tenant's user name could name it", async () => {
+    const url = server.url("postgres", "admin", "a");
+    const warning =
+      "warning: roles: admin, the role of --database-url, has SUPERUSER: row-level security does not hold it, and " +
+      "login_roles does not keep tenants from naming it";
+    expect((await check({}, url)).slice(2)).toEqual(["ok: roles: app_user is held by row-level security", warning]);
+    expect(await check({ login_roles: "app_user" }, url)).not.toContain(warning);
+    expect(await check({ superuser_bypass: "admin" }, url)).not.toContain(warning);
   });
 });
 
