@@ -46,7 +46,9 @@ export class Session {
   state: SessionState = "negotiating";
   readonly #connection: ClientConnection;
   readonly #proxy: ProxyServices;
-  #log: Logger;
+  readonly #log: Logger;
+  /** What each line of the log says of the session. */
+  #about: Readonly<Record<string, unknown>>;
   readonly #startedAt: number;
   /** How the stage that runs now is ended from outside. */
   #terminate: (error: ProxyError) => void = () => {};
@@ -57,7 +59,8 @@ export class Session {
   constructor(id: number, connection: ClientConnection, proxy: ProxyServices) {
     this.#connection = connection;
     this.#proxy = proxy;
-    this.#log = proxy.log.child({ conn: id, client: connection.peer });
+    this.#log = proxy.log;
+    this.#about = { conn: id, client: connection.peer };
     this.#startedAt = proxy.clock.now();
     // Each stage hears of the socket's end; between two of them an error must not be nobody's.
     connection.socket.on("error", () => {});
@@ -132,13 +135,16 @@ export class Session {
     this.#terminate = (error) => forwarding.terminate(error);
     const loginMs = clock.now() - this.#startedAt;
     metrics.loginSeconds.observe(loginMs / 1000);
-    if (config.logConnections) this.#log.info({ ms: Math.round(loginMs) }, "connected");
+    if (config.logConnections) this.#log.info({ ...this.#about, ms: Math.round(loginMs) }, "connected");
 
     const error = await forwarding.start(greeting, unread);
     if (error !== undefined) this.#report(error);
     if (config.logDisconnections) {
       const seconds = Math.round(clock.now() - this.#startedAt) / 1000;
-      this.#log.info({ seconds, ...forwarding.bytes, ...(error && { code: error.code }) }, "disconnected");
+      this.#log.info(
+        { ...this.#about, seconds, ...forwarding.bytes, ...(error && { code: error.code }) },
+        "disconnected",
+      );
     }
   }
 
@@ -170,7 +176,8 @@ export class Session {
   /** From here on each line of the log says who it is about. */
   #describe(identity: Identity): void {
     const { loginRole: role, database } = identity;
-    this.#log = this.#log.child({ role, database, ...(identity.kind === "tenant" && { tenant: identity.tenant }) });
+    const tenant = identity.kind === "tenant" ? { tenant: identity.tenant } : {};
+    this.#about = { ...this.#about, role, database, ...tenant };
   }
 
   /**
@@ -183,10 +190,10 @@ export class Session {
     this.#client?.detach();
     let lastWord: Buffer | undefined;
     if (failure instanceof PeerGone) {
-      this.#log.debug({ cause: failure.cause }, "client left during login");
+      this.#log.debug({ ...this.#about, cause: failure.cause }, "client left during login");
     } else if (failure instanceof UpstreamRefusal) {
       this.#log.warn(
-        { upstream: describeErrorResponse(failure.response.body) },
+        { ...this.#about, upstream: describeErrorResponse(failure.response.body) },
         "login refused by the upstream server",
       );
       lastWord = failure.response.bytes;
@@ -204,6 +211,9 @@ export class Session {
     this.#proxy.metrics.countError(error.code);
     const level = blame === "client" ? "info" : blame === "tenant" ? "warn" : "error";
     const cause = error.cause instanceof Error ? { err: error.cause } : {};
-    this.#log[level]({ code: error.code, sqlstate, blame, detail: error.detail, ...cause }, error.message);
+    this.#log[level](
+      { ...this.#about, code: error.code, sqlstate, blame, detail: error.detail, ...cause },
+      error.message,
+    );
   }
 }

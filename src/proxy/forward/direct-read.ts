@@ -6,9 +6,7 @@
  */
 import { Socket } from "node:net";
 import type { Duplex } from "node:stream";
-
-/** Large enough to take all that one read of the kernel gives. */
-const READ_BUFFER_BYTES = 64 * 1024;
+import { ReadBuffer } from "./read-buffer.ts";
 
 interface SocketInternals {
   _handle: { reading: boolean; readStop(): number } | null;
@@ -36,15 +34,29 @@ export function moveToDirectRead(socket: Duplex, onBytes: OnBytes): Socket | und
   handle.readStop();
   handle.reading = false;
   old._handle = null;
+  const memory = new ReadBuffer();
+  let lastLength = 0;
+  let isFree = true;
+  let isStarted = false;
   const moved = new Socket({
     handle,
     allowHalfOpen: true,
     manualStart: true,
     onread: {
-      buffer: Buffer.allocUnsafeSlow(READ_BUFFER_BYTES),
-      callback: (length: number, bytes: Uint8Array) => onBytes(bytes, length),
+      // Asked for once at the start and then after each read; undefined keeps the buffer.
+      buffer: () => {
+        if (isStarted) return memory.afterRead(lastLength, isFree);
+        isStarted = true;
+        return memory.current;
+      },
+      callback: (length: number, bytes: Uint8Array) => {
+        lastLength = length;
+        isFree = onBytes(bytes, length);
+        return isFree;
+      },
     },
   } as ConstructorParameters<typeof Socket>[0]);
+  moved.once("close", () => memory.release(isFree));
   // The listener counts its open connections by this field.
   (moved as unknown as SocketInternals)._server = old._server;
   old._server = null;
