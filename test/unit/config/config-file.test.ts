@@ -85,9 +85,11 @@ describe("the file", () => {
 });
 
 describe("a file with a password", () => {
-  const warningsOf = (mode: number, file = "upstream_password = hunter2\n"): readonly string[] => {
+  const isRoot = process.getuid?.() === 0;
+  const warningsOf = (mode: number, uid?: number): readonly string[] => {
     // Passwords are of a later version, so the start fails; what was noticed besides comes with the error.
-    return errorOf({ file, mode }).warnings;
+    const file = "upstream_password = hunter2\n";
+    return errorOf(uid === undefined ? { file, mode } : { file, mode, uid }).warnings;
   };
 
   it("that others can read is a warning, which does not show it", () => {
@@ -104,8 +106,12 @@ describe("a file with a password", () => {
     expect(warningsOf(0o400)).toEqual([]);
   });
 
-  it.runIf(process.getuid?.() === 0)("of root may be readable for its group", () => {
+  it.runIf(isRoot)("of root may be readable for its group", () => {
     expect(warningsOf(0o640)).toEqual([]);
+  });
+
+  it("of anybody else may not", () => {
+    for (const mode of [0o640, 0o620, 0o610]) expect(warningsOf(mode, isRoot ? 1000 : undefined)).toHaveLength(1);
   });
 
   it("that is empty is none either", () => {

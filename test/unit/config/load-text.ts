@@ -2,7 +2,7 @@
  * Loads a configuration as the program does, from a file with a given text, given variables and flags, in a folder of its
  * own. For the tests of the configuration; the process's environment plays no part.
  */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { onTestFinished } from "vitest";
@@ -17,12 +17,16 @@ export interface Sources {
   readonly flags?: readonly string[];
   /** Of the file. */
   readonly mode?: number;
+  /** Who the file belongs to, which only root may choose. */
+  readonly uid?: number;
 }
 
-export function load({ file = "", env = {}, flags = [], mode = 0o600 }: Sources): LoadedConfig {
+export function load({ file = "", env = {}, flags = [], mode = 0o600, uid }: Sources): LoadedConfig {
   const folder = temporaryFolder();
   const name = path.join(folder, "pgvpd.conf");
-  writeFileSync(name, file, { mode });
+  writeFileSync(name, file);
+  chmodSync(name, mode); // as it says, whatever the umask
+  if (uid !== undefined) chownSync(name, uid, -1);
   try {
     return loadConfig({ flags: parseArguments(flags).settings, file: name, env });
   } catch (error) {
