@@ -4,19 +4,30 @@
  */
 import { execFile } from "node:child_process";
 import { chmod, mkdtemp, rm, stat } from "node:fs/promises";
-import { lookup } from "node:dns/promises";
 import { createServer } from "node:net";
 import { once } from "node:events";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
 import { Client } from "pg";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { client as frontend } from "../../support/bytes.ts";
 import { describeWithTools } from "../../support/describe-with-tools.ts";
 import { RawClient, sendCancel, type Place } from "../../support/raw-client.ts";
 import { untilRunning } from "../../support/server-side.ts";
 import { errorOf, PASSWORD, startTenantFixture, type TenantFixture } from "../../support/tenant-fixture.ts";
+
+/** Names that no resolver has to know; the server listens on 127.0.0.1 only. */
+const names: Readonly<Record<string, readonly string[]>> = {
+  "second-answers.test": ["127.0.0.9", "127.0.0.1"],
+  "none-answers.test": ["127.0.0.8", "127.0.0.9"],
+};
+vi.mock("node:dns/promises", async (original) => {
+  const dns = await original<typeof import("node:dns/promises")>();
+  const lookup = (host: string, options: object): unknown =>
+    names[host]?.map((address) => ({ address, family: 4 })) ?? dns.lookup(host, options);
+  return { ...dns, lookup: async (host: string, options: object) => lookup(host, options) };
+});
 
 const run = promisify(execFile);
 const login = { user: "app_user.acme", password: PASSWORD, parameters: { database: "postgres" } };
@@ -92,11 +103,16 @@ describeWithTools(["psql"], "psql over a Unix-domain socket", (psql = "") => {
 });
 
 describe("addresses", () => {
-  it("of a name are each tried: the server listens on one of localhost's only", async () => {
-    const addresses = await lookup("localhost", { all: true });
-    expect(addresses.length).toBeGreaterThan(0);
-    const { port } = await fixture.proxyWith({ upstream_host: "localhost" });
+  it("of a name are each tried, and the one that answered is where cancels go", async () => {
+    const { port } = await fixture.proxyWith({ upstream_host: "second-answers.test" });
     await expectSession({ host: "127.0.0.1", port });
+    const localhost = await fixture.proxyWith({ upstream_host: "localhost" });
+    await expectSession({ host: "127.0.0.1", port: localhost.port });
+  });
+
+  it("of a name none of which answers are 08001", async () => {
+    const { port } = await fixture.proxyWith({ upstream_host: "none-answers.test" });
+    expect((await errorOf(fixture.connect("app_user.acme", { port }))).code).toBe("08001");
   });
 
   it("several of the listener share a port", async () => {

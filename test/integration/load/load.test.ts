@@ -23,7 +23,9 @@ const idleWanted = Math.round(5_000 * factor);
 const idle = Math.min(idleWanted, mostIdle);
 const shortage = idle < idleWanted ? ` (ulimit -n allows no more; ${idleWanted} wanted)` : "";
 const connects = Math.round(20_000 * factor);
-const GIBIBYTE = 1024 * 1024 * 1024;
+const busy = Math.round(idle / 5);
+const MEBIBYTE = 1024 * 1024;
+const GIBIBYTE = 1024 * MEBIBYTE;
 const resultBytes = Math.round(GIBIBYTE * factor);
 const bindBytes = Math.round((GIBIBYTE / 2) * factor);
 
@@ -72,6 +74,20 @@ describe.skipIf(!canMeasureProcesses)("the proxy under load", () => {
     // Two sockets, two read buffers of which an idle session touches little, and the session itself.
     const perSession = ((residentMiB(proxy.pid) - before) * 1024) / idle;
     expect(perSession, "KiB a session").toBeLessThan(200);
+    for (const client of held) client.socket.destroy();
+  });
+
+  it(`holds ${busy} idle sessions that have each read 1 MiB, and not what they read it with`, { timeout: 120_000 }, async () => {
+    const before = residentMiB(proxy.pid);
+    const held = await openMany(busy, 20, async () => {
+      const client = await logIn("reader");
+      const received = countBytes(client, MEBIBYTE);
+      client.send(frontend.query(streamQuery(MEBIBYTE)));
+      await received;
+      return client;
+    });
+    expect(upstream.connections).toBe(busy);
+    expect(((residentMiB(proxy.pid) - before) * 1024) / busy, "KiB a session").toBeLessThan(200);
     for (const client of held) client.socket.destroy();
   });
 
