@@ -77,19 +77,23 @@ describe.skipIf(!canMeasureProcesses)("the proxy under load", () => {
     for (const client of held) client.socket.destroy();
   });
 
-  it(`holds ${busy} idle sessions that have each read 1 MiB, and not what they read it with`, { timeout: 120_000 }, async () => {
-    const before = residentMiB(proxy.pid);
-    const held = await openMany(busy, 20, async () => {
-      const client = await logIn("reader");
-      const received = countBytes(client, MEBIBYTE);
-      client.send(frontend.query(streamQuery(MEBIBYTE)));
-      await received;
-      return client;
-    });
-    expect(upstream.connections).toBe(busy);
-    expect(((residentMiB(proxy.pid) - before) * 1024) / busy, "KiB a session").toBeLessThan(200);
-    for (const client of held) client.socket.destroy();
-  });
+  it(
+    `holds ${busy} idle sessions that have each read 1 MiB, and not what they read it with`,
+    { timeout: 120_000 },
+    async () => {
+      const before = residentMiB(proxy.pid);
+      const held = await openMany(busy, 20, async () => {
+        const client = await logIn("reader");
+        const received = countBytes(client, MEBIBYTE);
+        client.send(frontend.query(streamQuery(MEBIBYTE)));
+        await received;
+        return client;
+      });
+      expect(upstream.connections).toBe(busy);
+      expect(((residentMiB(proxy.pid) - before) * 1024) / busy, "KiB a session").toBeLessThan(200);
+      for (const client of held) client.socket.destroy();
+    },
+  );
 
   it(`survives ${connects} logins in a row, and its memory stays`, { timeout: 180_000 }, async () => {
     const before = upstream.logins;
