@@ -101,7 +101,8 @@ export function decodeDataRow(body: Buffer): (string | null)[] {
   if (body.length < 2) throw malformed("a short DataRow");
   const values: (string | null)[] = [];
   let at = 2;
-  for (let left = body.readInt16BE(0); left > 0; left--) {
+  const columns = body.readUInt16BE(0);
+  while (values.length < columns) {
     if (at + 4 > body.length) throw malformed("a truncated DataRow");
     const length = body.readInt32BE(at);
     at += 4;
@@ -109,6 +110,7 @@ export function decodeDataRow(body: Buffer): (string | null)[] {
     values.push(length === -1 ? null : body.toString("utf8", at, at + length));
     at += Math.max(length, 0);
   }
+  if (at !== body.length) throw malformed("a DataRow with bytes behind its last column");
   return values;
 }
 

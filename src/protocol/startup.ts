@@ -104,7 +104,11 @@ function decodeParameters(packet: Buffer): StartupParameter[] {
   return parameters;
 }
 
-/** A StartupMessage of protocol 3. Names and values go out as they are: nothing is quoted, nothing converted. */
+/**
+ * A StartupMessage of protocol 3. Names and values go out as they are: nothing is quoted, nothing converted.
+ *
+ * @throws ProxyError startup_layout for a NUL, startup_length where the server would close without a word (08P01).
+ */
 export function encodeStartupMessage(
   minor: number,
   parameters: readonly { readonly name: string; readonly value: string | Buffer }[],
@@ -118,6 +122,9 @@ export function encodeStartupMessage(
   }
   parts.push(Buffer.alloc(1));
   const packet = Buffer.concat(parts);
+  if (packet.length > MAX_STARTUP_LENGTH) {
+    throw new ProxyError("startup_length", { detail: `${packet.length} bytes with what pgvpd adds` });
+  }
   packet.writeInt32BE(packet.length, 0);
   packet.writeInt32BE((3 << 16) | minor, 4);
   return packet;

@@ -17,7 +17,7 @@ export const sessionStates: Readonly<
   injecting: { next: ["forwarding", "closing"], boundedBy: "handshake_timeout" },
   forwarding: { next: ["half_closed", "closing"], boundedBy: undefined },
   half_closed: { next: ["closing"], boundedBy: "half_close_timeout" },
-  closing: { next: ["closed"], boundedBy: "two seconds" },
+  closing: { next: ["closed"], boundedBy: "half_close_timeout" },
   closed: { next: [], boundedBy: undefined },
 };
 

@@ -9,6 +9,7 @@ import { Deadline } from "../lib/deadline.ts";
 import type { Logger } from "../observe/logger.ts";
 import { describeErrorResponse, encodeErrorResponse } from "../protocol/backend-messages.ts";
 import { relayAuthentication } from "./auth/relay-authentication.ts";
+import type { ClientConnection } from "./client-connection.ts";
 import { sendLastWord } from "./client/last-word.ts";
 import { negotiate } from "./client/negotiate.ts";
 import { injectContext } from "./context/inject-context.ts";
@@ -22,15 +23,6 @@ import { awaitReady, Greeting, UpstreamRefusal } from "./upstream/await-ready.ts
 import { forwardCancel } from "./upstream/forward-cancel.ts";
 import { openUpstream } from "./upstream/open-upstream.ts";
 import { encodeTenantStartup } from "./upstream/tenant-startup.ts";
-
-/** An accepted connection. */
-export interface ClientConnection {
-  readonly socket: Duplex;
-  /** Where it comes from, for the log: `address:port`, or `unix`. */
-  readonly peer: string;
-  /** True for loopback addresses and Unix-domain sockets: nobody on a network sees its bytes. */
-  readonly isLocal: boolean;
-}
 
 /** What a completed login leaves to forwarding. */
 interface LoggedIn {
@@ -131,6 +123,10 @@ export class Session {
     transition(this, "forwarding");
     const forwarding = new Forwarding(client, upstream, this.#proxy, {
       onHalfClosed: () => transition(this, "half_closed"),
+      onClosing: (error) => {
+        transition(this, "closing");
+        if (error !== undefined) this.#report(error);
+      },
     });
     this.#terminate = (error) => forwarding.terminate(error);
     const loginMs = clock.now() - this.#startedAt;
@@ -138,7 +134,6 @@ export class Session {
     if (config.logConnections) this.#log.info({ ...this.#about, ms: Math.round(loginMs) }, "connected");
 
     const error = await forwarding.start(greeting, unread);
-    if (error !== undefined) this.#report(error);
     if (config.logDisconnections) {
       const seconds = Math.round(clock.now() - this.#startedAt) / 1000;
       this.#log.info(

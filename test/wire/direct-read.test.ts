@@ -54,6 +54,7 @@ async function forward(
   const services = { config: testConfig(), clock, directRead: true };
   const forwarding = new Forwarding(clientSide, upstreamSide, services, {
     onHalfClosed: () => void states.push("half_closed"),
+    onClosing: () => {},
   });
   expect(forwarding.client).not.toBe(clientSide);
   expect(forwarding.upstream).not.toBe(upstreamSide);

@@ -198,7 +198,7 @@ describe("a client message with an impossible length", () => {
     await quiescence();
     client.send(Buffer.alloc(100_000));
     await quiescence();
-    expect(session.state).toBe("forwarding");
+    expect(session.state).toBe("closing");
     wire.clock.advance(2_000);
     await quiescence();
     expect(session.state).toBe("closed");
@@ -317,7 +317,7 @@ describe("terminate", () => {
     await quiescence();
     wire.clock.advance(1_999);
     await quiescence();
-    expect(session.state).toBe("forwarding");
+    expect(session.state).toBe("closing");
     wire.clock.advance(1);
     await quiescence();
     expect(session.state).toBe("closed");

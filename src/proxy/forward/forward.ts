@@ -26,6 +26,8 @@ export interface ForwardServices {
 export interface ForwardEvents {
   /** The client has sent its last byte; the upstream is still answering. */
   onHalfClosed(): void;
+  /** The session is over, but for what is still flushed; `error` is what ended it, if it was one. */
+  onClosing(error: ProxyError | undefined): void;
 }
 
 export class Forwarding {
@@ -119,7 +121,7 @@ export class Forwarding {
     this.#timer = this.#limit(this.#services.config.halfCloseTimeoutMs);
   }
 
-  /** A server that goes without a word was lost; after Terminate, or its own FATAL, that is how it ends. */
+  /** A server that goes without a word was lost; after Terminate, or an error of its own, that is how it ends. */
   #onUpstreamGone(): void {
     if (this.#isClosing) return;
     const wasExpected =
@@ -132,7 +134,7 @@ export class Forwarding {
 
   /** Closes the upstream now, and the client when it has taken what was written and has closed its own side. */
   #close(lastWord: Buffer | undefined, limitMs: number): void {
-    this.#isClosing = true;
+    this.#beginClosing();
     this.upstream.destroy();
     this.#timer?.[Symbol.dispose]();
     this.#timer = this.#limit(limitMs);
@@ -149,11 +151,16 @@ export class Forwarding {
   }
 
   #destroy(): void {
-    this.#isClosing = true;
+    if (!this.#isClosing) this.#beginClosing();
     this.#timer?.[Symbol.dispose]();
     this.client.destroy();
     this.upstream.destroy();
     this.#resolve(this.#error);
+  }
+
+  #beginClosing(): void {
+    this.#isClosing = true;
+    this.#events.onClosing(this.#error);
   }
 
   #limit(limitMs: number): Disposable {

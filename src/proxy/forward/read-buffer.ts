@@ -3,14 +3,14 @@
  * as large as one read of the kernel can be while it carries more. Buffers are used again, since making one for each
  * connection keeps the garbage collector busy.
  */
-const SMALL_BYTES = 4 * 1024;
+const SMALL_BYTES = 2 * 1024;
 const LARGE_BYTES = 64 * 1024;
 
 /** A large buffer goes back after so many reads in a row that the small one would have held. */
 const QUIET_READS = 64;
 
 /** How many buffers of each size wait to be used again: 4 MiB of each. */
-const MAX_FREE_SMALL = 1024;
+const MAX_FREE_SMALL = 2048;
 const MAX_FREE_LARGE = 64;
 
 const freeSmall: Buffer[] = [];

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import type { Config } from "../../config/settings.ts";
 import type { Clock } from "../../lib/clock.ts";
 import type { Logger } from "../../observe/logger.ts";
-import type { ClientConnection } from "../session.ts";
+import type { ClientConnection } from "../client-connection.ts";
 
 type ListenConfig = Pick<Config, "listenHosts" | "port" | "unixSocketDir" | "tcpKeepalive" | "tcpKeepidleMs">;
 

@@ -83,8 +83,8 @@ function exampleUser({ tenantSeparator, valueSeparator, contextVariables }: Iden
 }
 
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-// oxlint-disable-next-line no-control-regex -- control characters are what it looks for
-const CONTROL_CHARACTERS = /[\u0000-\u001f\u007f-\u009f]/;
+// oxlint-disable-next-line no-control-regex -- control characters are what it looks for, and what turns a log's line around
+const CONTROL_CHARACTERS = /[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]/;
 
 function textOf(
   startup: StartupMessage,

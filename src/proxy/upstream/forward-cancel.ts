@@ -22,9 +22,10 @@ export async function forwardCancel(
   { config, cancelKeys, cancelRate }: CancelServices,
   signal: AbortSignal,
 ): Promise<CancelOutcome> {
-  if (!cancelRate.take()) return "limited";
   const address = cancelKeys.find(request);
   if (address === undefined) return "unknown";
+  // Only requests that cost something count: a flood of wrong keys must not stop anybody's Ctrl-C.
+  if (!cancelRate.take()) return "limited";
   try {
     const socket = await connectTo(address, config, signal);
     await new Promise<void>((resolve) => {

@@ -1,0 +1,13 @@
+/**
+ * What listen hands to a session.
+ */
+import type { Duplex } from "node:stream";
+
+/** An accepted connection. */
+export interface ClientConnection {
+  readonly socket: Duplex;
+  /** Where it comes from, for the log: `address:port`, or `unix`. */
+  readonly peer: string;
+  /** True for loopback addresses and Unix-domain sockets: nobody on a network sees its bytes. */
+  readonly isLocal: boolean;
+}
