@@ -24,19 +24,11 @@ import { forwardCancel } from "./upstream/forward-cancel.ts";
 import { openUpstream } from "./upstream/open-upstream.ts";
 import { encodeTenantStartup } from "./upstream/tenant-startup.ts";
 
-/** What a completed login leaves to forwarding. */
-interface LoggedIn {
-  readonly client: Duplex;
-  readonly upstream: Duplex;
-  /** Bytes of the upstream that came behind its ReadyForQuery. */
-  readonly unread: Buffer;
-  /** Everything that the client must see of the login, up to its ReadyForQuery. */
-  readonly greeting: Buffer;
-}
-
 export class Session {
   state: SessionState = "negotiating";
-  readonly #connection: ClientConnection;
+  readonly #isLocal: boolean;
+  /** The client's socket; forwarding may have moved it into another object, and this one must not keep the old. */
+  #socket: Duplex;
   readonly #proxy: ProxyServices;
   readonly #log: Logger;
   /** What each line of the log says of the session. */
@@ -49,7 +41,8 @@ export class Session {
   #cancelKey: Disposable | undefined;
 
   constructor(id: number, connection: ClientConnection, proxy: ProxyServices) {
-    this.#connection = connection;
+    this.#isLocal = connection.isLocal;
+    this.#socket = connection.socket;
     this.#proxy = proxy;
     this.#log = proxy.log;
     this.#about = { conn: id, client: connection.peer };
@@ -64,13 +57,13 @@ export class Session {
     metrics.connectionsTotal.inc();
     metrics.connectionsActive.inc();
     try {
-      const login = await this.#logIn();
-      if (login !== undefined) await this.#forward(login);
+      const forwarding = await this.#logIn();
+      if (forwarding !== undefined) await this.#follow(forwarding);
     } catch (failure) {
       await this.#fail(failure);
     } finally {
       this.#cancelKey?.[Symbol.dispose]();
-      this.#connection.socket.destroy();
+      this.#socket.destroy();
       metrics.connectionsActive.dec();
       if (this.state !== "closing") transition(this, "closing");
       transition(this, "closed");
@@ -82,7 +75,7 @@ export class Session {
     this.#terminate(error);
   }
 
-  async #logIn(): Promise<LoggedIn | undefined> {
+  async #logIn(): Promise<Forwarding | undefined> {
     const { config, cancelKeys, safeRoles, dial } = this.#proxy;
     using deadline = this.#limitLogin();
     const { signal } = deadline;
@@ -102,7 +95,7 @@ export class Session {
     using upstream = await openUpstream(dial, signal);
     upstream.stream.write(identity.kind === "tenant" ? encodeTenantStartup(identity, config) : opening.packet);
     const greeting = new Greeting();
-    const login = { client, upstream: upstream.stream, identity, isClientLegPrivate: this.#connection.isLocal };
+    const login = { client, upstream: upstream.stream, identity, isClientLegPrivate: this.#isLocal };
     const minor = await relayAuthentication(login, greeting, signal);
     await awaitReady(upstream.stream, greeting, minor, signal);
 
@@ -115,31 +108,37 @@ export class Session {
     client.detach();
     this.#client = undefined;
     const { socket, unread } = upstream.handOver();
-    return { client: client.socket, upstream: socket, unread, greeting: greeting.encode() };
+    return this.#forward(socket, greeting.encode(), unread);
   }
 
-  async #forward({ client, upstream, unread, greeting }: LoggedIn): Promise<void> {
-    const { clock, metrics, config } = this.#proxy;
+  /** Begins to forward: the client sees the greeting, then what the upstream sent behind its ReadyForQuery. */
+  #forward(upstream: Duplex, greeting: Buffer, unread: Buffer): Forwarding {
     transition(this, "forwarding");
-    const forwarding = new Forwarding(client, upstream, this.#proxy, {
+    const forwarding = new Forwarding(this.#socket, upstream, this.#proxy, {
       onHalfClosed: () => transition(this, "half_closed"),
       onClosing: (error) => {
         transition(this, "closing");
         if (error !== undefined) this.#report(error);
       },
     });
+    this.#socket = forwarding.client;
     this.#terminate = (error) => forwarding.terminate(error);
+    forwarding.start(greeting, unread);
+    return forwarding;
+  }
+
+  /** Waits for the end of a session that forwards, and tells of its beginning and its end. */
+  async #follow(forwarding: Forwarding): Promise<void> {
+    const { clock, metrics, config } = this.#proxy;
     const loginMs = clock.now() - this.#startedAt;
     metrics.loginSeconds.observe(loginMs / 1000);
     if (config.logConnections) this.#log.info({ ...this.#about, ms: Math.round(loginMs) }, "connected");
 
-    const error = await forwarding.start(greeting, unread);
+    const error = await forwarding.ended;
     if (config.logDisconnections) {
       const seconds = Math.round(clock.now() - this.#startedAt) / 1000;
-      this.#log.info(
-        { ...this.#about, seconds, ...forwarding.bytes, ...(error && { code: error.code }) },
-        "disconnected",
-      );
+      const code = error === undefined ? {} : { code: error.code };
+      this.#log.info({ ...this.#about, seconds, ...forwarding.bytes, ...code }, "disconnected");
     }
   }
 
@@ -160,7 +159,7 @@ export class Session {
    * carried out all the same: some drivers close as soon as they have written it.
    */
   #readClient(deadline: Deadline): MessageStream {
-    return new MessageStream(this.#connection.socket, {
+    return new MessageStream(this.#socket, {
       onUnexpectedBytes: () => deadline.abort(new ProxyError("login_message")),
       onLost: (error) => {
         if (this.state !== "cancelling") deadline.abort(error);
@@ -197,7 +196,7 @@ export class Session {
       this.#report(error);
       lastWord = encodeErrorResponse(error);
     }
-    await sendLastWord(this.#connection.socket, isAnswered ? lastWord : undefined, this.#proxy.clock);
+    await sendLastWord(this.#socket, isAnswered ? lastWord : undefined, this.#proxy.clock);
   }
 
   /** Counts an error and logs it, as loudly as its blame deserves. */

@@ -62,7 +62,8 @@ async function forward(
     expect(clock.openTimers).toEqual([]);
     expect([forwarding.client.destroyed, forwarding.upstream.destroyed]).toEqual([true, true]);
   });
-  return { client, upstream, forwarding, clock, states, ended: forwarding.start(greeting, unread) };
+  forwarding.start(greeting, unread);
+  return { client, upstream, forwarding, clock, states, ended: forwarding.ended };
 }
 
 /** Everything that comes until the end; reads in fits and starts when it is given random numbers. */

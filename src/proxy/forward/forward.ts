@@ -35,7 +35,8 @@ export class Forwarding {
   readonly #fromUpstream: OneWay;
   readonly #services: ForwardServices;
   readonly #events: ForwardEvents;
-  readonly #done: Promise<ProxyError | undefined>;
+  /** Resolves when both sockets are closed: with the error that ended the session, or nothing. */
+  readonly ended: Promise<ProxyError | undefined>;
   #resolve!: (error: ProxyError | undefined) => void;
   #error: ProxyError | undefined;
   #timer: Disposable | undefined;
@@ -46,7 +47,7 @@ export class Forwarding {
   constructor(client: Duplex, upstream: Duplex, services: ForwardServices, events: ForwardEvents) {
     this.#services = services;
     this.#events = events;
-    this.#done = new Promise((resolve) => {
+    this.ended = new Promise((resolve) => {
       this.#resolve = resolve;
     });
     const { directRead } = services;
@@ -68,16 +69,11 @@ export class Forwarding {
     return { fromClient: bytesRead(this.client), fromUpstream: bytesRead(this.upstream) };
   }
 
-  /**
-   * Sends `greeting` to the client, then `unread`, bytes of the upstream that came during login, and lets bytes flow.
-   *
-   * @returns when both sockets are closed: the error that ended the session, or nothing.
-   */
-  start(greeting: Buffer, unread: Buffer): Promise<ProxyError | undefined> {
+  /** Sends `greeting` to the client, then `unread`, bytes of the upstream that came during login, and lets bytes flow. */
+  start(greeting: Buffer, unread: Buffer): void {
     this.client.write(greeting);
     this.#fromUpstream.start(this.client, unread);
     this.#fromClient.start(this.upstream, NOTHING);
-    return this.#done;
   }
 
   /** Ends the session with `error`: the client hears of it where a message of ours may stand, the upstream is closed. */
@@ -94,15 +90,16 @@ export class Forwarding {
 
   #watch(): void {
     this.#on(this.client, "end", () => this.#onClientEnd());
-    this.#on(this.client, "error", () => this.#destroy());
     this.#on(this.client, "close", () => this.#destroy());
     this.#on(this.upstream, "end", () => this.#onUpstreamGone());
-    this.#on(this.upstream, "error", () => this.#onUpstreamGone());
     this.#on(this.upstream, "close", () => this.#onUpstreamGone());
+    // A socket that fails closes, too.
+    this.client.on("error", ignore);
+    this.upstream.on("error", ignore);
   }
 
   /** A throw in a handler ends this session, and no other. */
-  #on(socket: Duplex, event: "end" | "error" | "close", handler: () => void): void {
+  #on(socket: Duplex, event: "end" | "close", handler: () => void): void {
     socket.on(event, () => {
       try {
         handler();
@@ -167,6 +164,8 @@ export class Forwarding {
     return this.#services.clock.after(limitMs, () => this.#destroy());
   }
 }
+
+function ignore(): void {}
 
 function bytesRead(socket: Duplex): number | undefined {
   return (socket as Partial<Socket>).bytesRead;
