@@ -5,10 +5,10 @@
 import { execFileSync } from "node:child_process";
 import { once } from "node:events";
 import { readFile } from "node:fs/promises";
-import { connect, createServer, type Server } from "node:net";
+import { connect, createServer, type Server, type Socket } from "node:net";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { client as frontend } from "../../support/bytes.ts";
+import { client as frontend, startupMessage } from "../../support/bytes.ts";
 import { describeWithTools } from "../../support/describe-with-tools.ts";
 import { availableVersions } from "../../support/postgres.ts";
 import { canMeasureProcesses, openDescriptors } from "../../support/process-usage.ts";
@@ -70,6 +70,24 @@ describe("an upstream", () => {
     expect(await refusal(proxy)).toMatchObject({ C: "08001", M: "the upstream server did not answer in time" });
     await proxy.stop();
     mute.close();
+  });
+
+  it("that says nothing is left as soon as the client is gone", async () => {
+    const mute = createServer({ allowHalfOpen: true }).listen(0, "127.0.0.1");
+    await once(mute, "listening");
+    const dialled = once(mute, "connection");
+    await using proxy = await startProxyProcess({ settings: { upstream_port: portOf(mute), handshake_timeout: 600 } });
+    using client = await RawClient.open(proxy);
+    client.send(startupMessage({ user: "app_user.acme" }));
+    const [upstream] = (await dialled) as [Socket];
+    const closed = once(upstream, "end");
+    upstream.resume();
+    client.socket.end();
+    await closed;
+    await client.untilClosed();
+    upstream.destroy();
+    mute.close();
+    expect(await proxy.stop()).toEqual({ code: 0, signal: null });
   });
 
   it("whose name does not resolve is 08001, and the log has the name", async () => {
