@@ -8,14 +8,19 @@ import { SettingError } from "./setting-types.ts";
 const MAX_NAME_BYTES = 63;
 const MAX_CONTEXT_VARIABLES = 32;
 
-/** Variables that PostgreSQL does not let be set, or that decide how pgvpd itself and row-level security work: they cannot carry a tenant's context. */
-const PROTECTED_VARIABLES = [
+/** What would change whose rows a session sees, or how pgvpd's own statements are read: no tenant's client may set it. */
+export const PROTECTED_PARAMETERS: readonly string[] = [
   "role",
   "session_authorization",
   "row_security",
   "session_preload_libraries",
   "local_preload_libraries",
   "standard_conforming_strings",
+];
+
+/** Neither can these carry a tenant's context, nor those that pgvpd applies after it, nor those that cannot be set. */
+const NOT_FOR_CONTEXT: readonly string[] = [
+  ...PROTECTED_PARAMETERS,
   "search_path",
   "client_encoding",
   "is_superuser",
@@ -45,7 +50,7 @@ export function checkContextVariables(names: readonly string[]): void {
         `"${name}" is not a name that PostgreSQL takes: letters, digits, _ and $, with dots between`,
       );
     }
-    if (PROTECTED_VARIABLES.includes(folded)) {
+    if (NOT_FOR_CONTEXT.includes(folded)) {
       throw new SettingError(`"${name}" cannot carry context: choose a name with a dot, as app.current_tenant_id`);
     }
     if (seen.has(folded)) throw new SettingError(`"${name}" comes twice (case does not count)`);

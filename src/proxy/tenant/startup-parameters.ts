@@ -2,20 +2,11 @@
  * What becomes of each parameter of a tenant's StartupMessage: refused, dropped, held back until the context is
  * confirmed, or forwarded. Parameters inside `options` are treated as if they had been sent on their own.
  */
+import { PROTECTED_PARAMETERS } from "../../config/names.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import type { Config } from "../../config/settings.ts";
 import { parseStartupOptions } from "../../protocol/startup-options.ts";
 import { foldName, type StartupMessage, type StartupParameter } from "../../protocol/startup.ts";
-
-/** What would change whose rows a session sees, or how our own statements are read. */
-const PROTECTED = [
-  "role",
-  "session_authorization",
-  "row_security",
-  "session_preload_libraries",
-  "local_preload_libraries",
-  "standard_conforming_strings",
-];
 
 /**
  * Fields of the StartupMessage, not settings. Taken out of `options` and sent as a pair of its own, one of these would
@@ -43,7 +34,7 @@ export function sortParameters(
   startup: StartupMessage,
   config: Pick<Config, "contextVariables" | "clientParameters" | "ignoreStartupParameters">,
 ): SortedParameters {
-  const isProtected = new Set([...PROTECTED, ...FIELDS, ...config.contextVariables.map(foldName)]);
+  const isProtected = new Set([...PROTECTED_PARAMETERS, ...FIELDS, ...config.contextVariables.map(foldName)]);
   const isIgnored = new Set(config.ignoreStartupParameters.map(foldName));
   const isListed = new Set(config.clientParameters.map(foldName));
 
