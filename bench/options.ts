@@ -31,7 +31,7 @@ Compares pgvpd with a direct connection, with a plain Node proxy and with what i
   --rounds N        rounds through all peers (default 5, with --quick 2)
   --seconds S       length of one timed measurement (default 3, with --quick 1)
   --quick           a first impression in less than 3 minutes
-  --idle N          idle clients of idle-memory (default 1000)
+  --idle N          idle clients of idle-memory (default 3000, with --quick 1000; at most 5000)
   --postgres N      major version of PostgreSQL (default 15 where it is installed)
   --no-pin          do not pin the latency scenarios to one core
   --json FILE       write every round's figures to FILE
@@ -53,7 +53,7 @@ export function readOptions(argv: readonly string[]): Options | string {
     peers: chosen("--peers", values.peers, allPeers),
     rounds: positive("--rounds", values.rounds, isQuick ? 2 : 5),
     seconds: positive("--seconds", values.seconds, isQuick ? 1 : 3),
-    idleConnections: positive("--idle", values.idle, 1000),
+    idleConnections: positive("--idle", values.idle, isQuick ? 1000 : 3000, 5000),
     mayPin: values["no-pin"] !== true,
     postgresVersion: values.postgres,
     jsonFile: values.json,
@@ -101,11 +101,11 @@ function chosen<T extends { readonly name: string }>(
   return all.filter((item) => wanted.some((want) => isWanted(item.name, want)));
 }
 
-function positive(flag: string, text: string | undefined, fallback: number): number {
+function positive(flag: string, text: string | undefined, fallback: number, most = 1000): number {
   if (text === undefined) return fallback;
   const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new UsageError(`${flag}: a whole number from 1 on, not '${text}'`);
-  return value;
+  if (Number.isInteger(value) && value >= 1 && value <= most) return value;
+  throw new UsageError(`${flag}: a whole number from 1 to ${most}, not '${text}'`);
 }
 
 function list(): string {
