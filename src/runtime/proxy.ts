@@ -16,6 +16,7 @@ import type { ProxyServices } from "../proxy/services.ts";
 import { Session } from "../proxy/session.ts";
 import { createCancelKeys } from "../proxy/upstream/cancel-keys.ts";
 import { createDial } from "../proxy/upstream/dial.ts";
+import { leftOut } from "../proxy/upstream/tenant-startup.ts";
 
 /** CancelRequests a second that are passed on, and how many at once: far above what people and drivers send. */
 const CANCELS_PER_SECOND = 500;
@@ -51,6 +52,13 @@ export class ProxyServer {
   async start(): Promise<readonly ListenAddress[]> {
     const config = this.#config;
     const directRead = await this.#checkDirectRead();
+    const parameters = leftOut(config.upstreamStartupParameters);
+    if (parameters.length > 0) {
+      this.#log.warn(
+        { parameters },
+        "not pinned at login: a tenant's ALTER ROLE ... SET of them changes later sessions",
+      );
+    }
     const services: ProxyServices = {
       config,
       clock: systemClock,

@@ -40,6 +40,11 @@ export function encodeTenantStartup(
   ]);
 }
 
+/** What a tenant's session could find changed by `ALTER ROLE ... SET`, since the configuration leaves it out. */
+export function leftOut(list: readonly string[]): string[] {
+  return ["role", ...PINNED.map(({ name }) => name)].filter((name) => !mayPin(name, list));
+}
+
 /** `upstream_startup_parameters`: `*` is all, `none` is none, `-name` leaves one out. */
 export function mayPin(name: string, list: readonly string[]): boolean {
   return !list.includes("none") && !list.includes(`-${name}`);

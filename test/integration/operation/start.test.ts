@@ -95,3 +95,10 @@ describe("the program starts", () => {
     }
   });
 });
+
+describe("the program starts", () => {
+  it("and says which parameters it does not pin, where upstream_startup_parameters leaves some out", async () => {
+    await using proxy = await startProxyProcess({ settings: { upstream_startup_parameters: "*,-role,-row_security" } });
+    expect(proxy.log).toContainEqual(expect.objectContaining({ level: "warn", parameters: ["role", "row_security"] }));
+  });
+});
