@@ -26,10 +26,14 @@ export function createLogger({ level, format }: LoggerOptions): Logger {
   if (format === "pretty" || (format === "auto" && process.stdout.isTTY)) {
     return pino(options, PinoPretty({ sync: true, ignore: "time", colorize: process.stdout.isTTY }));
   }
-  return pino(options, pino.destination({ dest: 1, sync: false, maxLength: MAX_BUFFERED_LOG_BYTES }));
+  // With a minLength, if only of 1, `flush` waits for what is being written, and hears of a stdout that is gone.
+  return pino(options, pino.destination({ dest: 1, sync: false, minLength: 1, maxLength: MAX_BUFFERED_LOG_BYTES }));
 }
 
-/** Writes out what the log still holds; for the moment before the process ends. */
+/**
+ * Writes out what the log still holds; for the moment before the process ends: an exit that comes earlier would try for
+ * ever to write to a stdout whose reader is gone.
+ */
 export function flushLog(logger: Logger): Promise<void> {
   return new Promise((resolve) => logger.flush(() => resolve()));
 }
