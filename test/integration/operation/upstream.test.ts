@@ -150,6 +150,12 @@ describe.each(availableVersions().filter((version) => ["15", "18"].includes(vers
       C: "08006",
       M: "the upstream server closed the connection unexpectedly",
     });
+    // The server restarts itself; it is stopped when that is done.
+    const isBack = async (): Promise<boolean> =>
+      (await fixture.asSuperuser("SELECT pg_is_in_recovery() AS recovering"))[0]?.["recovering"] === false;
+    await expect.poll(() => isBack().catch(() => false), { timeout: 20_000, interval: 20 }).toBe(true);
+    using later = await RawClient.logIn(proxy, login);
+    expect(await countNotes(later)).toBe("2");
   });
 });
 
