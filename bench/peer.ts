@@ -30,7 +30,7 @@ export interface RunningPeer {
   stop(): Promise<void>;
 }
 
-export type Probe = { readonly version: string } | { readonly missing: string };
+type Probe = { readonly version: string } | { readonly missing: string };
 
 export interface Peer {
   readonly name: string;

@@ -19,7 +19,7 @@ export interface Plan {
   readonly postgres: BenchServer | undefined;
 }
 
-export interface Failure {
+interface Failure {
   readonly peer: string;
   readonly reason: string;
 }

@@ -29,7 +29,7 @@ export function ratioOf(rounds: readonly Round[], peer: string, baseline: string
   );
 }
 
-export function figure(values: readonly (number | undefined)[]): Figure | undefined {
+function figure(values: readonly (number | undefined)[]): Figure | undefined {
   const rounds = values.filter((value) => value !== undefined);
   const sorted = [...rounds].sort((a, b) => a - b);
   const lowest = sorted[0];

@@ -16,7 +16,7 @@ interface Target {
 
 const measuredPeer = "pgvpd";
 
-export const targets: readonly Target[] = [
+const targets: readonly Target[] = [
   { scenario: "throughput-16", metric: "cpuUs", against: "pgbouncer", atMost: 1.15 },
   { scenario: "throughput-64", metric: "cpuUs", against: "pgbouncer", atMost: 1.15 },
   { scenario: "throughput-16", metric: "cpuUs", against: "haproxy", atMost: 1.25 },

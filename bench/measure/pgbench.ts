@@ -43,7 +43,7 @@ export async function pgbench(workbench: Workbench, target: Target, run: Pgbench
   return readFigures(output);
 }
 
-export function readFigures(output: string): PgbenchFigures {
+function readFigures(output: string): PgbenchFigures {
   const transactions = Number(output.match(/transactions actually processed: (\d+)/)?.[1]);
   const tps = Number(output.match(/^tps = ([\d.]+)/m)?.[1]);
   if (!(transactions > 0) || !(tps > 0)) throw new Error(`pgbench printed no figures: ${output.slice(-300)}`);

@@ -57,11 +57,6 @@ export async function pin(root: number, cores: string): Promise<void> {
   }
 }
 
-export function parentOf(pid: number): number | undefined {
-  const fields = statOf(pid);
-  return fields === undefined ? undefined : Number(fields[1]);
-}
-
 function descendantsOf(root: number): number[] {
   const all = allProcesses();
   const found = [root];

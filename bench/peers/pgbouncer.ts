@@ -7,7 +7,7 @@ import type { Peer, Upstream } from "../peer.ts";
 import { findProgram, firstLineOf } from "./find-program.ts";
 import { startChild } from "./start-child.ts";
 
-export interface PgbouncerVariant {
+interface PgbouncerVariant {
   readonly name: string;
   readonly onlyIn?: readonly string[];
   /** Lines of the [pgbouncer] section that the variant adds or replaces. */
@@ -22,7 +22,7 @@ export const pgbouncerLargeBuffer = pgbouncerPeer({
   settings: { pkt_buf: "65536" },
 });
 
-export function pgbouncerPeer(variant: PgbouncerVariant): Peer {
+function pgbouncerPeer(variant: PgbouncerVariant): Peer {
   return {
     name: variant.name,
     ...(variant.onlyIn === undefined ? {} : { onlyIn: variant.onlyIn }),

@@ -13,7 +13,7 @@ import { startChild } from "./start-child.ts";
 const built = fileURLToPath(new URL("../../dist/main.js", import.meta.url));
 const tenant = "acme";
 
-export interface PgvpdVariant {
+interface PgvpdVariant {
   readonly name: string;
   /** A main.js, which this Node runs, or an executable. */
   readonly program: string | undefined;
@@ -30,7 +30,7 @@ export const pgvpdOther = pgvpdPeer({
   whyMissing: "PGVPD_BENCH_OTHER does not name another build's dist/main.js or executable",
 });
 
-export function pgvpdPeer(variant: PgvpdVariant): Peer {
+function pgvpdPeer(variant: PgvpdVariant): Peer {
   const { name, program = "" } = variant;
   return {
     name,
