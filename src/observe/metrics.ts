@@ -30,7 +30,7 @@ export class Metrics {
     registers: [this.registry],
   });
 
-  readonly cancelRequests = new Counter({
+  readonly #cancelRequests = new Counter({
     name: "pgvpd_cancel_requests_total",
     help: "CancelRequests received, by what became of them.",
     labelNames: ["outcome"],
@@ -49,6 +49,6 @@ export class Metrics {
   }
 
   countCancel(outcome: CancelOutcome): void {
-    this.cancelRequests.inc({ outcome });
+    this.#cancelRequests.inc({ outcome });
   }
 }

@@ -180,7 +180,7 @@ export class Session {
    */
   async #fail(failure: unknown): Promise<void> {
     const isAnswered = this.state !== "cancelling";
-    transition(this, "closing");
+    if (this.state !== "closing") transition(this, "closing");
     this.#client?.detach();
     let lastWord: Buffer | undefined;
     if (failure instanceof PeerGone) {
