@@ -34,6 +34,21 @@ export const catalogue = {
     "Connect with a client that speaks PostgreSQL protocol 3.",
   ),
 
+  tls_unencrypted: fatal("08P01", "client", "received unencrypted data after SSL request"),
+  tls_handshake: fatal("08P01", "client", "the TLS handshake failed"),
+  tls_required: fatal(
+    "28000",
+    "client",
+    "connection requires TLS",
+    "Connect with sslmode=require or higher: the setting client_tls_sslmode demands it.",
+  ),
+  client_certificate: fatal(
+    "28000",
+    "client",
+    "connection requires a valid client certificate",
+    "The setting client_tls_ca_file says who signs them.",
+  ),
+
   // The StartupMessage, as an identity.
   user_missing: fatal("28000", "client", "no PostgreSQL user name specified in startup packet"),
   user_characters: fatal("28000", "client", "user name is not valid UTF-8 or holds control characters"),
@@ -126,6 +141,12 @@ export const catalogue = {
     "MD5 authentication cannot be relayed for a tenant's user name",
     "Give the role a SCRAM password (SET password_encryption = 'scram-sha-256', then ALTER ROLE ... PASSWORD), or connect over TLS or from this machine.",
   ),
+  channel_binding: fatal(
+    "28000",
+    "client",
+    "channel binding cannot be relayed: client and upstream server have different TLS connections",
+    "Connect with channel_binding=disable, or have pgvpd end the authentication (client_auth = scram).",
+  ),
   unsafe_role: fatal(
     "28000",
     "tenant",
@@ -156,6 +177,13 @@ export const catalogue = {
   ),
   upstream_lost: fatal("08006", "upstream", "the upstream server closed the connection unexpectedly"),
   upstream_stream: fatal("08006", "upstream", "the upstream server sent an invalid message"),
+
+  upstream_tls: fatal(
+    "08001",
+    "upstream",
+    "could not connect to the upstream server over TLS: {problem}",
+    "The settings upstream_tls, upstream_tls_ca and upstream_tls_verify say how.",
+  ),
 
   // The proxy.
   shutdown: fatal("57P01", "proxy", "terminating connection: pgvpd is shutting down"),

@@ -14,6 +14,9 @@ const CANCEL_REQUEST = 80_877_102;
 const SSL_REQUEST = 80_877_103;
 const GSSENC_REQUEST = 80_877_104;
 
+/** Asks for TLS; the answer is one byte, `S` or `N`. */
+export const SSL_REQUEST_PACKET = Buffer.from([0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f]);
+
 /** The highest minor version of protocol 3 that pgvpd speaks. */
 export const LATEST_MINOR = 2;
 

@@ -10,4 +10,6 @@ export interface ClientConnection {
   readonly peer: string;
   /** True for loopback addresses and Unix-domain sockets: nobody on a network sees its bytes. */
   readonly isLocal: boolean;
+  /** True for `tls_port`, where plain text is refused. */
+  readonly isTlsPort: boolean;
 }

@@ -59,15 +59,24 @@ export class MessageStream {
   }
 
   /**
+   * The next packet of the startup phase, whole; or, where the first byte is `tlsByte`, everything that has come so far.
+   *
+   * @throws as readStartupPacket does.
+   */
+  readStartupPacketOrTls(tlsByte: number, signal: AbortSignal): Promise<Buffer> {
+    return this.#read(() => {
+      if (this.#queue.peek(1)?.[0] === tlsByte) return this.#queue.takeAll();
+      return this.#takeStartupPacket();
+    }, signal);
+  }
+
+  /**
    * The next packet of the startup phase, whole.
    *
    * @throws ProxyError startup_length (08P01) as soon as the length is there; PeerGone; whatever aborts `signal`.
    */
   readStartupPacket(signal: AbortSignal): Promise<Buffer> {
-    return this.#read(() => {
-      const lengthField = this.#queue.peek(4);
-      return lengthField === undefined ? undefined : this.#queue.take(startupPacketLength(lengthField));
-    }, signal);
+    return this.#read(() => this.#takeStartupPacket(), signal);
   }
 
   /**
@@ -89,6 +98,11 @@ export class MessageStream {
     this.socket.off("error", this.#onError);
     this.socket.off("close", this.#onEnd);
     return this.#queue.takeAll();
+  }
+
+  #takeStartupPacket(): Buffer | undefined {
+    const lengthField = this.#queue.peek(4);
+    return lengthField === undefined ? undefined : this.#queue.take(startupPacketLength(lengthField));
   }
 
   #read<T>(attempt: () => T | undefined, signal: AbortSignal): Promise<T> {

@@ -7,13 +7,19 @@ import type { Clock } from "../lib/clock.ts";
 import type { TokenBucket } from "../lib/token-bucket.ts";
 import type { Logger } from "../observe/logger.ts";
 import type { Metrics } from "../observe/metrics.ts";
+import type { ClientTls } from "./client/client-tls.ts";
 import type { SafeRoles } from "./context/role-safety.ts";
 import type { CancelKeys } from "./upstream/cancel-keys.ts";
 import type { Dial } from "./upstream/dial.ts";
+import type { UpstreamTls } from "./upstream/upstream-tls.ts";
 
 export interface ProxyServices {
   readonly config: Config;
   readonly clock: Clock;
+  /** Undefined where no certificate is configured. */
+  readonly clientTls: ClientTls | undefined;
+  /** Undefined where `upstream_tls` is off. */
+  readonly upstreamTls: UpstreamTls | undefined;
   readonly dial: Dial;
   readonly cancelKeys: CancelKeys;
   /** Bounds the CancelRequests of all clients together; nothing else bounds them. */

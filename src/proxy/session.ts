@@ -11,6 +11,7 @@ import { describeErrorResponse, encodeErrorResponse } from "../protocol/backend-
 import { relayAuthentication } from "./auth/relay-authentication.ts";
 import type { ClientConnection } from "./client-connection.ts";
 import { sendLastWord } from "./client/last-word.ts";
+import { assertCertificateNames } from "./client/certificate-names.ts";
 import { negotiate } from "./client/negotiate.ts";
 import { injectContext } from "./context/inject-context.ts";
 import { Forwarding } from "./forward/forward.ts";
@@ -27,6 +28,7 @@ import { encodeTenantStartup } from "./upstream/tenant-startup.ts";
 export class Session {
   state: SessionState = "negotiating";
   readonly #isLocal: boolean;
+  readonly #isTlsPort: boolean;
   /** The client's socket; forwarding may have moved it into another object, and this one must not keep the old. */
   #socket: Duplex;
   readonly #proxy: ProxyServices;
@@ -42,6 +44,7 @@ export class Session {
 
   constructor(id: number, connection: ClientConnection, proxy: ProxyServices) {
     this.#isLocal = connection.isLocal;
+    this.#isTlsPort = connection.isTlsPort;
     this.#socket = connection.socket;
     this.#proxy = proxy;
     this.#log = proxy.log;
@@ -79,23 +82,28 @@ export class Session {
     const { config, cancelKeys, safeRoles, dial } = this.#proxy;
     using deadline = this.#limitLogin();
     const { signal } = deadline;
-    const client = this.#readClient(deadline);
-    this.#client = client;
+    const read = (socket: Duplex): MessageStream => this.#readClient(socket, deadline);
 
-    const opening = await negotiate(client, signal);
+    const { opening, client, tls, certificate } = await negotiate(
+      read(this.#socket),
+      this.#isTlsPort,
+      { ...this.#proxy, read },
+      signal,
+    );
     if (opening.kind === "cancel") {
       transition(this, "cancelling");
       this.#proxy.metrics.countCancel(await forwardCancel(opening, this.#proxy, signal));
       return undefined;
     }
     const identity = identify(opening, config);
-    this.#describe(identity);
+    this.#describe(identity, tls);
+    if (certificate !== undefined) assertCertificateNames(certificate, identity, config);
 
     transition(this, "authenticating");
     using upstream = await openUpstream(dial, signal);
     upstream.stream.write(identity.kind === "tenant" ? encodeTenantStartup(identity, config) : opening.packet);
     const greeting = new Greeting();
-    const login = { client, upstream: upstream.stream, identity, isClientLegPrivate: this.#isLocal };
+    const login = { client, upstream: upstream.stream, identity, isClientLegPrivate: this.#isLocal || tls !== undefined };
     const minor = await relayAuthentication(login, greeting, signal);
     await awaitReady(upstream.stream, greeting, minor, signal);
 
@@ -158,20 +166,22 @@ export class Session {
    * During login a byte that nobody has asked for ends the session, and so does the client's end. A CancelRequest is
    * carried out all the same: some drivers close as soon as they have written it.
    */
-  #readClient(deadline: Deadline): MessageStream {
-    return new MessageStream(this.#socket, {
+  #readClient(socket: Duplex, deadline: Deadline): MessageStream {
+    this.#socket = socket;
+    this.#client = new MessageStream(socket, {
       onUnexpectedBytes: () => deadline.abort(new ProxyError("login_message")),
       onLost: (error) => {
         if (this.state !== "cancelling") deadline.abort(error);
       },
     });
+    return this.#client;
   }
 
   /** From here on each line of the log says who it is about. */
-  #describe(identity: Identity): void {
+  #describe(identity: Identity, tls: string | undefined): void {
     const { loginRole: role, database } = identity;
     const tenant = identity.kind === "tenant" ? { tenant: identity.tenant } : {};
-    this.#about = { ...this.#about, role, database, ...tenant };
+    this.#about = { ...this.#about, role, database, ...tenant, ...(tls !== undefined && { tls }) };
   }
 
   /**

@@ -17,6 +17,7 @@ import type { Message } from "../../protocol/message.ts";
 import { LATEST_MINOR } from "../../protocol/startup.ts";
 import type { MessageStream } from "../message-stream.ts";
 import type { Identity } from "../tenant/identity.ts";
+import { assertNoChannelBinding, withoutChannelBinding } from "./sasl-relay.ts";
 import { readUpstream, unexpected, UpstreamRefusal, type Greeting } from "../upstream/await-ready.ts";
 
 /** Authentication messages before AuthenticationOk: SCRAM takes three, everything else one. */
@@ -73,8 +74,10 @@ export async function relayAuthentication(
         if (login.identity.kind === "tenant") await answerMd5(login, message, greeting, signal);
         else await relayOne(login, message, greeting, signal);
         break;
-      case authentication.cleartextPassword:
       case authentication.sasl:
+        await relaySasl(login, message, greeting, signal);
+        break;
+      case authentication.cleartextPassword:
       case authentication.saslContinue:
         await relayOne(login, message, greeting, signal);
         break;
@@ -88,6 +91,15 @@ export async function relayAuthentication(
 async function relayOne(login: RelayedLogin, request: Message, greeting: Greeting, signal: AbortSignal): Promise<void> {
   login.client.write(request.bytes);
   login.upstream.write((await readAnswer(login, greeting, signal)).bytes);
+}
+
+/** The client's and the upstream's TLS are two connections: what would tie the login to one of them is left out. */
+async function relaySasl(login: RelayedLogin, request: Message, greeting: Greeting, signal: AbortSignal): Promise<void> {
+  const { bytes, wasOffered } = withoutChannelBinding(request);
+  login.client.write(bytes);
+  const answer = await readAnswer(login, greeting, signal);
+  if (wasOffered) assertNoChannelBinding(answer);
+  login.upstream.write(answer.bytes);
 }
 
 /**

@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import { raceAbort } from "../../lib/deadline.ts";
 import type { Config } from "../../config/settings.ts";
+import type { UpstreamTls } from "./upstream-tls.ts";
 
 /** One place where the upstream listens: what a CancelRequest must go back to. */
 export type UpstreamAddress = { readonly host: string; readonly port: number } | { readonly path: string };
@@ -27,14 +28,17 @@ export type Dial = (signal: AbortSignal) => Promise<Dialed>;
  */
 export function createDial(
   config: Pick<Config, "upstreamHost" | "upstreamPort" | "tcpKeepalive" | "tcpKeepidleMs">,
+  tls: UpstreamTls | undefined,
 ): Dial {
   return async (signal) => {
     const failures: string[] = [];
     for (const address of await resolveAddresses(config.upstreamHost, config.upstreamPort, signal)) {
       try {
-        return { socket: await connectTo(address, config, signal), address };
+        return { socket: await openSocket(address, config, tls, signal), address };
       } catch (cause) {
         signal.throwIfAborted();
+        // A server that answered, and is not trusted, ends the search: the next address is the same server's.
+        if (cause instanceof ProxyError) throw cause;
         failures.push(`${describeAddress(address)}: ${(cause as Error).message}`);
       }
     }
@@ -57,6 +61,22 @@ async function resolveAddresses(host: string, port: number, signal: AbortSignal)
     signal.throwIfAborted();
     throw new ProxyError("upstream_unreachable", { detail: `${host}: ${(cause as Error).message}`, cause });
   }
+}
+
+/**
+ * Connects to one address, and encrypts where `tls` says so. A Unix-domain socket is never encrypted: PostgreSQL does
+ * not offer it there, and nobody is in between.
+ *
+ * @throws ProxyError upstream_tls (08001); the system's error when the address does not accept.
+ */
+export async function openSocket(
+  address: UpstreamAddress,
+  config: Pick<Config, "tcpKeepalive" | "tcpKeepidleMs">,
+  tls: UpstreamTls | undefined,
+  signal: AbortSignal,
+): Promise<Socket> {
+  const socket = await connectTo(address, config, signal);
+  return tls === undefined || "path" in address ? socket : tls.encrypt(socket, signal);
 }
 
 /** Connects to one address. An abort of `signal` destroys the socket. */

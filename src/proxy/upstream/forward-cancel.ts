@@ -8,18 +8,20 @@ import type { TokenBucket } from "../../lib/token-bucket.ts";
 import type { CancelOutcome } from "../../observe/metrics.ts";
 import type { CancelRequest } from "../../protocol/startup.ts";
 import type { CancelKeys } from "./cancel-keys.ts";
-import { connectTo } from "./dial.ts";
+import { openSocket } from "./dial.ts";
+import type { UpstreamTls } from "./upstream-tls.ts";
 
 export interface CancelServices {
   readonly config: Pick<Config, "tcpKeepalive" | "tcpKeepidleMs">;
   readonly cancelKeys: CancelKeys;
   readonly cancelRate: TokenBucket;
+  readonly upstreamTls: UpstreamTls | undefined;
 }
 
 /** Resolves when the upstream has closed the connection; only an abort of `signal` rejects. */
 export async function forwardCancel(
   request: CancelRequest,
-  { config, cancelKeys, cancelRate }: CancelServices,
+  { config, cancelKeys, cancelRate, upstreamTls }: CancelServices,
   signal: AbortSignal,
 ): Promise<CancelOutcome> {
   const address = cancelKeys.find(request);
@@ -27,7 +29,7 @@ export async function forwardCancel(
   // Only requests that cost something count: a flood of wrong keys must not stop anybody's Ctrl-C.
   if (!cancelRate.take()) return "limited";
   try {
-    const socket = await connectTo(address, config, signal);
+    const socket = await openSocket(address, config, upstreamTls, signal);
     await new Promise<void>((resolve) => {
       const abort = (): void => void socket.destroy();
       signal.addEventListener("abort", abort, { once: true });
