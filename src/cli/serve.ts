@@ -18,12 +18,23 @@ export async function serve(args: readonly string[]): Promise<number> {
 
   const proxy = new ProxyServer(config, log);
   const starting = proxy.start();
+  process.on("SIGHUP", () => reload(proxy, log));
   const drained = drainOnSignal(proxy, starting, log);
   for (const address of await starting) log.info(address, "listening");
   await drained;
   log.info("stopped");
   await flushLog(log);
   return 0;
+}
+
+/** All of it, or nothing: a file that cannot be used changes nothing. */
+function reload(proxy: ProxyServer, log: Logger): void {
+  try {
+    proxy.reload();
+    log.info("reloaded the certificates; other settings take effect with a restart");
+  } catch (error) {
+    log.error({ err: error }, `could not reload, everything stays as it was: ${(error as Error).message}`);
+  }
 }
 
 /** Resolves when a signal has come, however early, and every session has ended. */

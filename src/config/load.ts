@@ -10,7 +10,9 @@ import { suggest } from "./nearest-name.ts";
 import { quoted } from "./one-line.ts";
 import { readConfigFile } from "./read-file.ts";
 import { SettingError } from "./setting-types.ts";
-import { settingList, type Config, type Setting, type SettingKey } from "./settings.ts";
+import type { Secret } from "./secret.ts";
+import { readPasswordFile } from "./secret-file.ts";
+import { settingList, settings, type Config, type Setting, type SettingKey } from "./settings.ts";
 
 /** A setting that somebody gave, whether or not it is left at its default. */
 export interface GivenSetting {
@@ -99,7 +101,7 @@ function buildConfig(
     key,
     (chosen.get(key) ?? { value: type.parse(text) }).value,
   ]);
-  const config = Object.freeze(Object.fromEntries(values)) as Config;
+  const config = Object.freeze(withPasswordFiles(Object.fromEntries(values) as Config, chosen, problems));
   if (problems.length === 0) {
     problems.push(...findContradictions(config, (key) => chosen.get(key)?.assignment.origin ?? "default"));
   }
@@ -110,6 +112,30 @@ function buildConfig(
     origin: assignment.origin,
   }));
   return { config, given };
+}
+
+/** Passwords that stand in files of their own: each is either in the file or in the setting. */
+const PASSWORD_FILES = [
+  ["poolPassword", "poolPasswordFile"],
+  ["upstreamPassword", "upstreamPasswordFile"],
+] as const satisfies readonly (readonly [SettingKey, SettingKey])[];
+
+function withPasswordFiles(config: Config, chosen: ReadonlyMap<SettingKey, Choice>, problems: string[]): Config {
+  const read: { poolPassword?: Secret; upstreamPassword?: Secret } = {};
+  for (const [key, fileKey] of PASSWORD_FILES) {
+    const path = config[fileKey];
+    if (path === undefined) continue;
+    const { name } = settings[fileKey];
+    const origin = chosen.get(fileKey)?.assignment.origin ?? "default";
+    if (config[key] !== undefined)
+      problems.push(`${origin}: ${name}: ${settings[key].name} is set too: keep one of them`);
+    try {
+      read[key] = readPasswordFile(path);
+    } catch (error) {
+      problems.push(`${origin}: ${name}: ${(error as Error).message}`);
+    }
+  }
+  return { ...config, ...read };
 }
 
 interface Choice {

@@ -29,6 +29,22 @@ const NOT_FOR_CONTEXT: readonly string[] = [
   "server_version_num",
 ];
 
+/**
+ * The parameters that pgvpd pins, where it logs in upstream with a credential of its own, to what role and database had
+ * when pgvpd started: a tenant's `ALTER ROLE ... SET` of them changes nothing.
+ */
+export const PINNED_DEFAULTS: readonly string[] = [
+  "search_path",
+  "statement_timeout",
+  "lock_timeout",
+  "idle_in_transaction_session_timeout",
+  "idle_session_timeout",
+  "transaction_timeout",
+  "default_transaction_isolation",
+  "default_transaction_read_only",
+  "default_transaction_deferrable",
+];
+
 /** The parameters that pgvpd pins in a tenant's StartupMessage. */
 const PINNED_PARAMETERS = [
   "role",
@@ -37,6 +53,7 @@ const PINNED_PARAMETERS = [
   "local_preload_libraries",
   "client_encoding",
   "client_connection_check_interval",
+  ...PINNED_DEFAULTS,
 ];
 
 export function checkContextVariables(names: readonly string[]): void {
@@ -75,6 +92,17 @@ export function checkUpstreamParameters(entries: readonly string[]): void {
     if (!isKnown) {
       const names = PINNED_PARAMETERS.map((name) => `-${name}`).join(", ");
       throw new SettingError(`"${entry}" is not one of *, none, ${names}`);
+    }
+  }
+}
+
+const AUTH_METHODS = ["scram-sha-256", "md5", "password", "none"];
+
+/** `upstream_require_auth`, in libpq's words. */
+export function checkAuthMethods(methods: readonly string[]): void {
+  for (const method of methods) {
+    if (!AUTH_METHODS.includes(method)) {
+      throw new SettingError(`"${method}" is not one of ${AUTH_METHODS.join(", ")}`);
     }
   }
 }

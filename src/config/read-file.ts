@@ -6,6 +6,7 @@ import { resolve } from "node:path";
 import type { Assignment } from "./assignment.ts";
 import { parseConfigFile, type FileLine } from "./config-file.ts";
 import { oneLine } from "./one-line.ts";
+import { explainFileError, isOpen } from "./secret-file.ts";
 import { settingList } from "./settings.ts";
 
 const DEFAULT_FILE = "pgvpd.conf";
@@ -57,20 +58,10 @@ function readLimited(path: string, status: Stats): Buffer {
 function explain(error: NodeJS.ErrnoException): string {
   if (error instanceof TooLargeError) return "it is larger than 1 MiB: that is no configuration file";
   if (error.code === "ERR_ENCODING_INVALID_ENCODED_DATA") return "it is not UTF-8 text";
-  const known: Record<string, string> = {
-    ENOENT: "there is no such file",
-    EISDIR: "it is a folder, not a file",
-    EACCES: "permission denied",
-  };
-  return known[error.code ?? ""] ?? error.message;
+  return explainFileError(error);
 }
 
 function holdsSecret(lines: readonly FileLine[]): boolean {
   const names = new Set(settingList.filter(([, { isSecret }]) => isSecret).map(([, { name }]) => name));
   return lines.some(({ key, value }) => value !== "" && names.has(key));
-}
-
-/** As PostgreSQL has it for private keys: a file of root's may be read by its group, anybody else's by its owner alone. */
-function isOpen({ mode, uid }: Stats): boolean {
-  return (mode & (uid === 0 ? 0o037 : 0o077)) !== 0;
 }

@@ -4,6 +4,7 @@
  * refuses to start with anything but its default (`notYet`).
  */
 import {
+  checkAuthMethods,
   checkContextVariables,
   checkListenHosts,
   checkRole,
@@ -11,6 +12,7 @@ import {
   checkUpstreamHost,
   checkUpstreamParameters,
 } from "./names.ts";
+import { checkNetworks } from "./networks.ts";
 import { Secret } from "./secret.ts";
 import { boolean, integer, list, oneOf, optional, seconds, text, type SettingType } from "./setting-types.ts";
 
@@ -19,9 +21,10 @@ export type SettingGroup =
   | "Upstream"
   | "Tenant and context"
   | "Roles and parameters"
+  | "Login"
+  | "TLS"
   | "Timeouts"
   | "Logging"
-  | "TLS"
   | "Pool"
   | "Resolvers"
   | "Tenant policy"
@@ -73,8 +76,6 @@ const secret: SettingType<Secret | undefined> = {
   parse: (value) => (value === "" ? undefined : new Secret(value)),
 };
 
-const CLIENT_TLS = "TLS for clients";
-const UPSTREAM_TLS = "TLS to the upstream server";
 const POOLING = "connection pooling";
 const TENANT_POLICY = "limits and lists of tenants";
 
@@ -215,6 +216,176 @@ export const settings = {
     doc: "Startup parameters of a tenant's client that are dropped silently.",
   }),
 
+  clientAuth: setting({
+    name: "client_auth",
+    group: "Login",
+    type: optional(oneOf("relay", "scram", "cleartext")),
+    doc: "Who checks a client's password. relay: PostgreSQL. scram, cleartext (over TLS alone): pgvpd. Not set: relay; scram with a pool.",
+  }),
+  credentialsFile: setting({
+    name: "credentials_file",
+    group: "Login",
+    type: optional(file),
+    doc: 'SCRAM verifiers of clients, a line each: "role" "SCRAM-SHA-256$..." tenants=acme,globex*; PgBouncer\'s auth_file works.',
+  }),
+  authUser: setting({
+    name: "auth_user",
+    group: "Login",
+    type: optional(text("the name of a role", checkRole)),
+    doc: "Role that pgvpd runs auth_query as; not set: verifiers are not looked up in the database.",
+  }),
+  authQuery: setting({
+    name: "auth_query",
+    group: "Login",
+    type: text("an SQL query"),
+    default: "SELECT login_name, verifier, is_bound FROM pgvpd.find_credential($1, $2)",
+    doc: "Finds the verifier of the login role $1 and the tenant $2: name, verifier, and whether it is bound to the tenant.",
+  }),
+  authDbname: setting({
+    name: "auth_dbname",
+    group: "Login",
+    type: text("the name of a database"),
+    default: "postgres",
+    doc: "Database that auth_query runs in.",
+  }),
+  authCacheTtlMs: setting({
+    name: "auth_cache_ttl",
+    group: "Login",
+    type: seconds(0, 3_600),
+    default: "5",
+    doc: "Seconds that an answer of auth_query is used again.",
+  }),
+  poolPassword: setting({
+    name: "pool_password",
+    group: "Login",
+    type: secret,
+    isSecret: true,
+    doc: "One password for all tenants' clients; upstream pgvpd then logs in with upstream_password.",
+  }),
+  poolPasswordFile: setting({
+    name: "pool_password_file",
+    group: "Login",
+    type: optional(file),
+    doc: "File that holds pool_password.",
+  }),
+  upstreamPassword: setting({
+    name: "upstream_password",
+    group: "Login",
+    type: secret,
+    isSecret: true,
+    doc: "Password that pgvpd logs in upstream with, where it has ended a client's authentication itself.",
+  }),
+  upstreamPasswordFile: setting({
+    name: "upstream_password_file",
+    group: "Login",
+    type: optional(file),
+    doc: "File that holds upstream_password.",
+  }),
+  upstreamRequireAuth: setting({
+    name: "upstream_require_auth",
+    group: "Login",
+    type: list("scram-sha-256, md5, password, none", checkAuthMethods),
+    doc: "How the upstream server may ask pgvpd to log in. Not set: scram-sha-256; none too, where no upstream_password is set.",
+  }),
+  scramIterations: setting({
+    name: "scram_iterations",
+    group: "Login",
+    type: integer(4_096, 100_000),
+    default: "4096",
+    doc: "Iterations of the verifiers that pgvpd makes, and of those that it pretends to have: set what PostgreSQL has.",
+  }),
+  allowFrom: setting({
+    name: "allow_from",
+    group: "Login",
+    type: list("networks, separated by commas; user@network for one of superuser_bypass", checkNetworks),
+    doc: "Networks that clients may come from, as 10.0.0.0/8; postgres@127.0.0.1 limits that bypass user. Not set: any.",
+  }),
+  loginThrottleMs: setting({
+    name: "login_throttle",
+    group: "Login",
+    type: seconds(0, 60),
+    default: "1",
+    doc: "Most seconds that a login waits after more than five failures in a minute of its address and user; 0: none.",
+  }),
+
+  tlsCert: setting({
+    name: "tls_cert",
+    group: "TLS",
+    type: optional(file),
+    doc: "Certificate that clients see, with its chain, PEM: clients can use TLS on every port.",
+  }),
+  tlsKey: setting({
+    name: "tls_key",
+    group: "TLS",
+    type: optional(file),
+    doc: "Private key of tls_cert, PEM.",
+  }),
+  tlsPort: setting({
+    name: "tls_port",
+    group: "TLS",
+    type: optional(port),
+    doc: "Additional port that demands TLS.",
+  }),
+  clientTlsSslmode: setting({
+    name: "client_tls_sslmode",
+    group: "TLS",
+    type: oneOf("disable", "allow", "require", "verify-ca", "verify-full"),
+    default: "allow",
+    doc: "allow: TLS for who wants it. require: for all. verify-ca: with a client certificate. verify-full: of that name.",
+  }),
+  clientTlsCaFile: setting({
+    name: "client_tls_ca_file",
+    group: "TLS",
+    type: optional(file),
+    doc: "CA that signs the clients' certificates, PEM.",
+  }),
+  clientCertMap: setting({
+    name: "client_cert_map",
+    group: "TLS",
+    type: oneOf("tenant", "role"),
+    default: "tenant",
+    doc: "What a client's certificate must name under verify-full, as its CN or an alternative name.",
+  }),
+  upstreamTls: setting({
+    name: "upstream_tls",
+    group: "TLS",
+    type: boolean,
+    default: "false",
+    doc: "TLS to PostgreSQL; there is no fallback to plain text.",
+  }),
+  upstreamTlsVerify: setting({
+    name: "upstream_tls_verify",
+    group: "TLS",
+    type: boolean,
+    default: "true",
+    doc: "Verify PostgreSQL's certificate and host name.",
+  }),
+  upstreamTlsCa: setting({
+    name: "upstream_tls_ca",
+    group: "TLS",
+    type: optional(file),
+    doc: "CA that signs PostgreSQL's certificate, PEM; not set: those that Node.js knows.",
+  }),
+  upstreamTlsNegotiation: setting({
+    name: "upstream_tls_negotiation",
+    group: "TLS",
+    type: oneOf("postgres", "direct"),
+    default: "postgres",
+    doc: "postgres: ask for TLS first. direct: begin with TLS, a round trip less, from PostgreSQL 17 on.",
+  }),
+  upstreamTlsCert: setting({
+    name: "upstream_tls_cert",
+    group: "TLS",
+    type: optional(file),
+    doc: "Certificate that pgvpd shows to PostgreSQL, PEM.",
+  }),
+  upstreamTlsKey: setting({
+    name: "upstream_tls_key",
+    group: "TLS",
+    type: optional(file),
+    doc: "Private key of upstream_tls_cert, PEM.",
+  }),
+
   handshakeTimeoutMs: setting({
     name: "handshake_timeout",
     group: "Timeouts",
@@ -267,51 +438,6 @@ export const settings = {
     doc: "A line for each end, with duration and bytes.",
   }),
 
-  tlsPort: setting({
-    name: "tls_port",
-    group: "TLS",
-    type: optional(port),
-    notYet: CLIENT_TLS,
-    doc: "Additional port that demands TLS.",
-  }),
-  tlsCert: setting({
-    name: "tls_cert",
-    group: "TLS",
-    type: optional(file),
-    notYet: CLIENT_TLS,
-    doc: "Certificate for clients, PEM.",
-  }),
-  tlsKey: setting({
-    name: "tls_key",
-    group: "TLS",
-    type: optional(file),
-    notYet: CLIENT_TLS,
-    doc: "Private key of tls_cert, PEM.",
-  }),
-  upstreamTls: setting({
-    name: "upstream_tls",
-    group: "TLS",
-    type: boolean,
-    default: "false",
-    notYet: UPSTREAM_TLS,
-    doc: "TLS to PostgreSQL.",
-  }),
-  upstreamTlsVerify: setting({
-    name: "upstream_tls_verify",
-    group: "TLS",
-    type: boolean,
-    default: "true",
-    notYet: UPSTREAM_TLS,
-    doc: "Verify PostgreSQL's certificate and host name.",
-  }),
-  upstreamTlsCa: setting({
-    name: "upstream_tls_ca",
-    group: "TLS",
-    type: optional(file),
-    notYet: UPSTREAM_TLS,
-    doc: "CA certificate to verify PostgreSQL with, PEM.",
-  }),
-
   poolMode: setting({
     name: "pool_mode",
     group: "Pool",
@@ -327,22 +453,6 @@ export const settings = {
     default: "20",
     notYet: POOLING,
     doc: "Most upstream connections for each database and role.",
-  }),
-  poolPassword: setting({
-    name: "pool_password",
-    group: "Pool",
-    type: secret,
-    isSecret: true,
-    notYet: POOLING,
-    doc: "Password that clients must give with a pool.",
-  }),
-  upstreamPassword: setting({
-    name: "upstream_password",
-    group: "Pool",
-    type: secret,
-    isSecret: true,
-    notYet: "logging in upstream with a password of pgvpd's own",
-    doc: "Password that pgvpd logs in upstream with.",
   }),
   poolIdleTimeoutMs: setting({
     name: "pool_idle_timeout",

@@ -103,7 +103,12 @@ export class Session {
     using upstream = await openUpstream(dial, signal);
     upstream.stream.write(identity.kind === "tenant" ? encodeTenantStartup(identity, config) : opening.packet);
     const greeting = new Greeting();
-    const login = { client, upstream: upstream.stream, identity, isClientLegPrivate: this.#isLocal || tls !== undefined };
+    const login = {
+      client,
+      upstream: upstream.stream,
+      identity,
+      isClientLegPrivate: this.#isLocal || tls !== undefined,
+    };
     const minor = await relayAuthentication(login, greeting, signal);
     await awaitReady(upstream.stream, greeting, minor, signal);
 

@@ -10,6 +10,7 @@ import { TokenBucket } from "../lib/token-bucket.ts";
 import type { Logger } from "../observe/logger.ts";
 import { Metrics } from "../observe/metrics.ts";
 import { SafeRoles } from "../proxy/context/role-safety.ts";
+import { ClientTls } from "../proxy/client/client-tls.ts";
 import { isDirectReadSafe } from "../proxy/forward/direct-read-check.ts";
 import { listen, type ListenAddress, type Listener } from "../proxy/listen/listener.ts";
 import type { ProxyServices } from "../proxy/services.ts";
@@ -17,6 +18,7 @@ import { Session } from "../proxy/session.ts";
 import { createCancelKeys } from "../proxy/upstream/cancel-keys.ts";
 import { createDial } from "../proxy/upstream/dial.ts";
 import { leftOut } from "../proxy/upstream/tenant-startup.ts";
+import { UpstreamTls } from "../proxy/upstream/upstream-tls.ts";
 
 /** CancelRequests a second that are passed on, and how many at once: far above what people and drivers send. */
 const CANCELS_PER_SECOND = 500;
@@ -30,6 +32,8 @@ export class ProxyServer {
   readonly #log: Logger;
   readonly #sessions = new Map<Session, Promise<void>>();
   #listeners: Listener[] = [];
+  #clientTls: ClientTls | undefined;
+  #upstreamTls: UpstreamTls | undefined;
   #nextId = 1;
   #draining: Promise<void> | undefined;
 
@@ -59,10 +63,15 @@ export class ProxyServer {
         "not pinned at login: a tenant's ALTER ROLE ... SET of them changes later sessions",
       );
     }
+    this.#clientTls =
+      config.tlsCert === undefined || config.clientTlsSslmode === "disable" ? undefined : new ClientTls(config);
+    this.#upstreamTls = config.upstreamTls ? new UpstreamTls(config) : undefined;
     const services: ProxyServices = {
       config,
       clock: systemClock,
-      dial: createDial(config),
+      clientTls: this.#clientTls,
+      upstreamTls: this.#upstreamTls,
+      dial: createDial(config, this.#upstreamTls),
       cancelKeys: createCancelKeys(),
       cancelRate: new TokenBucket(systemClock, CANCELS_PER_SECOND, CANCEL_BURST),
       safeRoles: new SafeRoles(systemClock),
@@ -81,6 +90,16 @@ export class ProxyServer {
       systemClock,
     );
     return this.#listeners.map(({ address }) => address);
+  }
+
+  /**
+   * Reads certificates, keys and CAs again, for connections from now on; those that are open keep theirs.
+   *
+   * @throws Error naming the file that cannot be used; everything stays as it was then.
+   */
+  reload(): void {
+    const reloads = [this.#clientTls?.prepareReload(), this.#upstreamTls?.prepareReload()];
+    for (const take of reloads) take?.();
   }
 
   /**

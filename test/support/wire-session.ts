@@ -9,6 +9,7 @@ import { expect, onTestFinished } from "vitest";
 import type { Config } from "../../src/config/settings.ts";
 import { TokenBucket } from "../../src/lib/token-bucket.ts";
 import { Metrics } from "../../src/observe/metrics.ts";
+import type { ClientTls } from "../../src/proxy/client/client-tls.ts";
 import { SafeRoles } from "../../src/proxy/context/role-safety.ts";
 import type { ProxyServices } from "../../src/proxy/services.ts";
 import { Session } from "../../src/proxy/session.ts";
@@ -29,6 +30,8 @@ export interface WireOptions {
   /** Where dialled servers say that they are. */
   readonly address?: UpstreamAddress;
   readonly pair?: PairOptions;
+  /** Not given: no certificate is configured. */
+  readonly clientTls?: ClientTls;
   /** CancelRequests a second, and at once. */
   readonly cancelRate?: readonly [number, number];
 }
@@ -36,6 +39,10 @@ export interface WireOptions {
 export interface ConnectOptions extends ClientScript {
   /** False: the client is on a network, where others can read a password. */
   readonly isLocal?: boolean;
+  /** Where it comes from; not given: a Unix-domain socket. */
+  readonly address?: string;
+  /** True: it came to `tls_port`. */
+  readonly isTlsPort?: boolean;
 }
 
 /** One client and its session. */
@@ -70,6 +77,8 @@ export class Wire {
     this.services = {
       config: this.config,
       clock: this.clock,
+      clientTls: options.clientTls,
+      upstreamTls: undefined,
       dial: options.dial ?? this.#dial,
       cancelKeys: createCancelKeys(),
       cancelRate: new TokenBucket(this.clock, perSecond, burst),
@@ -94,7 +103,13 @@ export class Wire {
     const client = new ScriptedClient(far, options);
     const session = new Session(
       this.connections.length + 1,
-      { socket: near, peer: "test", isLocal: options.isLocal ?? true },
+      {
+        socket: near,
+        peer: "test",
+        address: options.address,
+        isLocal: options.isLocal ?? true,
+        isTlsPort: options.isTlsPort ?? false,
+      },
       this.services,
     );
     const connection = { client, session };

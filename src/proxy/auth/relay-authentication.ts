@@ -94,7 +94,12 @@ async function relayOne(login: RelayedLogin, request: Message, greeting: Greetin
 }
 
 /** The client's and the upstream's TLS are two connections: what would tie the login to one of them is left out. */
-async function relaySasl(login: RelayedLogin, request: Message, greeting: Greeting, signal: AbortSignal): Promise<void> {
+async function relaySasl(
+  login: RelayedLogin,
+  request: Message,
+  greeting: Greeting,
+  signal: AbortSignal,
+): Promise<void> {
   const { bytes, wasOffered } = withoutChannelBinding(request);
   login.client.write(bytes);
   const answer = await readAnswer(login, greeting, signal);

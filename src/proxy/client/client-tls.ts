@@ -3,10 +3,10 @@
  * one. The certificate can be replaced while connections are open; those keep the one they began with.
  */
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
 import type { Duplex } from "node:stream";
-import { createSecureContext, TLSSocket, type PeerCertificate, type SecureContext } from "node:tls";
+import { TLSSocket, type PeerCertificate, type SecureContext } from "node:tls";
 import type { Config } from "../../config/settings.ts";
+import { loadTlsFiles } from "../../config/tls-files.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import { raceAbort } from "../../lib/deadline.ts";
 
@@ -32,9 +32,17 @@ export class ClientTls {
     this.#context = loadContext(config);
   }
 
-  /** Reads the files again, for connections from now on. @throws Error; the old certificate stays in use then. */
-  reload(): void {
-    this.#context = loadContext(this.#config);
+  /**
+   * Reads the files again.
+   *
+   * @returns what puts them to use, for connections from now on.
+   * @throws Error naming the file that cannot be read or used.
+   */
+  prepareReload(): () => void {
+    const context = loadContext(this.#config);
+    return () => {
+      this.#context = context;
+    };
   }
 
   /**
@@ -75,19 +83,9 @@ export class ClientTls {
 }
 
 function loadContext({ tlsCert, tlsKey, clientTlsCaFile }: ClientTlsConfig): SecureContext {
-  const read = (setting: string, path: string): Buffer => {
-    try {
-      return readFileSync(path);
-    } catch (cause) {
-      throw new Error(`${setting}: ${(cause as Error).message}`, { cause });
-    }
-  };
-  const cert = read("tls_cert", tlsCert ?? "");
-  const key = read("tls_key", tlsKey ?? "");
-  const ca = clientTlsCaFile === undefined ? {} : { ca: read("client_tls_ca_file", clientTlsCaFile) };
-  try {
-    return createSecureContext({ cert, key, ...ca, minVersion: "TLSv1.2" });
-  } catch (cause) {
-    throw new Error(`tls_cert and tls_key cannot be used: ${(cause as Error).message}`, { cause });
-  }
+  return loadTlsFiles({
+    cert: { setting: "tls_cert", path: tlsCert },
+    key: { setting: "tls_key", path: tlsKey },
+    ca: { setting: "client_tls_ca_file", path: clientTlsCaFile },
+  });
 }

@@ -69,7 +69,7 @@ export async function negotiate(
     bytes = await client.readStartupPacket(signal);
   }
   const answered = new Set<string>(tls === undefined ? [] : ["ssl", "gssenc"]);
-  for (;; bytes = await client.readStartupPacket(signal)) {
+  for (; ; bytes = await client.readStartupPacket(signal)) {
     const packet = decodeStartupPacket(bytes);
     if (packet.kind === "startup" || packet.kind === "cancel") {
       if (client.hasUnread) throw new ProxyError("login_message");

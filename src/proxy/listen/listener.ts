@@ -10,7 +10,10 @@ import type { Clock } from "../../lib/clock.ts";
 import type { Logger } from "../../observe/logger.ts";
 import type { ClientConnection } from "../client-connection.ts";
 
-type ListenConfig = Pick<Config, "listenHosts" | "port" | "unixSocketDir" | "tcpKeepalive" | "tcpKeepidleMs">;
+type ListenConfig = Pick<
+  Config,
+  "listenHosts" | "port" | "tlsPort" | "unixSocketDir" | "tcpKeepalive" | "tcpKeepidleMs"
+>;
 
 /** As PostgreSQL's own sockets: who may connect is decided by the login. */
 const SOCKET_MODE = 0o777;
@@ -22,7 +25,8 @@ const BACKLOG = 4096;
 const ACCEPT_ERROR_EVERY_MS = 1_000;
 
 /** Where a listener can be reached. */
-export type ListenAddress = { readonly host: string; readonly port: number } | { readonly path: string };
+export type ListenAddress =
+  { readonly host: string; readonly port: number; readonly isTlsPort: boolean } | { readonly path: string };
 
 export interface Listener {
   readonly address: ListenAddress;
@@ -44,11 +48,15 @@ export async function listen(
   const listeners: Listener[] = [];
   try {
     // With port 0 the system chooses a port for the first address, and the others share it.
-    let { port } = config;
+    let { port, tlsPort } = config;
     for (const host of config.listenHosts) {
-      const listener = await open({ host, port }, config, onConnection, log, clock);
+      const listener = await open({ host, port, isTlsPort: false }, config, onConnection, log, clock);
       if ("port" in listener.address) ({ port } = listener.address);
       listeners.push(listener);
+      if (tlsPort === undefined) continue;
+      const second = await open({ host, port: tlsPort, isTlsPort: true }, config, onConnection, log, clock);
+      if ("port" in second.address) ({ port: tlsPort } = second.address);
+      listeners.push(second);
     }
     if (config.unixSocketDir !== undefined) {
       const path = join(config.unixSocketDir, `.s.PGSQL.${port}`);
@@ -78,7 +86,8 @@ async function open(
     keepAliveInitialDelay: config.tcpKeepidleMs,
   });
   await bind(server, wanted);
-  server.on("connection", (socket) => onConnection(describeConnection(socket)));
+  const isTlsPort = "port" in wanted && wanted.isTlsPort;
+  server.on("connection", (socket) => onConnection(describeConnection(socket, isTlsPort)));
   let loggedAt = Number.NEGATIVE_INFINITY;
   server.on("error", (error: NodeJS.ErrnoException) => {
     if (clock.now() - loggedAt < ACCEPT_ERROR_EVERY_MS) return;
@@ -89,7 +98,7 @@ async function open(
     );
   });
   const bound = server.address() as AddressInfo | string;
-  const address = typeof bound === "string" ? { path: bound } : { host: bound.address, port: bound.port };
+  const address = typeof bound === "string" ? { path: bound } : { host: bound.address, port: bound.port, isTlsPort };
   return { address, close: () => new Promise((resolve) => server.close(() => resolve())) };
 }
 
@@ -131,12 +140,12 @@ async function removeStale(path: string): Promise<void> {
   if (code === "ECONNREFUSED") await unlink(path);
 }
 
-function describeConnection(socket: Socket): ClientConnection {
+function describeConnection(socket: Socket, isTlsPort: boolean): ClientConnection {
   const { remoteAddress, remotePort } = socket;
   if (remoteAddress === undefined) {
     // A Unix-domain socket has no remote address; neither has a TCP client that is gone already, and it gets nowhere.
-    return { socket, peer: "unix", isLocal: socket.localAddress === undefined };
+    return { socket, peer: "unix", address: undefined, isLocal: socket.localAddress === undefined, isTlsPort };
   }
   const isLocal = remoteAddress === "::1" || /^(::ffff:)?127\./.test(remoteAddress);
-  return { socket, peer: `${remoteAddress}:${remotePort}`, isLocal };
+  return { socket, peer: `${remoteAddress}:${remotePort}`, address: remoteAddress, isLocal, isTlsPort };
 }

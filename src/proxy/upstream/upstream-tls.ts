@@ -3,17 +3,22 @@
  * is no way back to plain text: a server that says no ends the login.
  */
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
 import { isIP, type Socket } from "node:net";
-import { connect, createSecureContext, type SecureContext, type TLSSocket } from "node:tls";
+import { connect, type SecureContext, type TLSSocket } from "node:tls";
 import type { Config } from "../../config/settings.ts";
+import { loadTlsFiles } from "../../config/tls-files.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import { raceAbort } from "../../lib/deadline.ts";
 import { SSL_REQUEST_PACKET } from "../../protocol/startup.ts";
 
 type UpstreamTlsConfig = Pick<
   Config,
-  "upstreamHost" | "upstreamTlsVerify" | "upstreamTlsCa" | "upstreamTlsCert" | "upstreamTlsKey" | "upstreamTlsNegotiation"
+  | "upstreamHost"
+  | "upstreamTlsVerify"
+  | "upstreamTlsCa"
+  | "upstreamTlsCert"
+  | "upstreamTlsKey"
+  | "upstreamTlsNegotiation"
 >;
 
 const ACCEPTED = 0x53;
@@ -28,9 +33,17 @@ export class UpstreamTls {
     this.#context = loadContext(config);
   }
 
-  /** Reads the files again, for connections from now on. @throws Error; the old ones stay in use then. */
-  reload(): void {
-    this.#context = loadContext(this.#config);
+  /**
+   * Reads the files again.
+   *
+   * @returns what puts them to use, for connections from now on.
+   * @throws Error naming the file that cannot be read or used.
+   */
+  prepareReload(): () => void {
+    const context = loadContext(this.#config);
+    return () => {
+      this.#context = context;
+    };
   }
 
   /**
@@ -45,7 +58,9 @@ export class UpstreamTls {
     } catch (cause) {
       raw.destroy();
       signal.throwIfAborted();
-      throw cause instanceof ProxyError ? cause : new ProxyError("upstream_tls", { params: explain(cause as Error), cause });
+      throw cause instanceof ProxyError
+        ? cause
+        : new ProxyError("upstream_tls", { params: explain(cause as Error), cause });
     }
   }
 
@@ -107,23 +122,10 @@ function explain(error: NodeJS.ErrnoException): { problem: string } {
   return { problem: error.message };
 }
 
-function loadContext(config: UpstreamTlsConfig): SecureContext {
-  const read = (setting: string, path: string): Buffer => {
-    try {
-      return readFileSync(path);
-    } catch (cause) {
-      throw new Error(`${setting}: ${(cause as Error).message}`, { cause });
-    }
-  };
-  const { upstreamTlsCa: ca, upstreamTlsCert: cert, upstreamTlsKey: key } = config;
-  try {
-    return createSecureContext({
-      ...(ca === undefined ? {} : { ca: read("upstream_tls_ca", ca) }),
-      ...(cert === undefined ? {} : { cert: read("upstream_tls_cert", cert) }),
-      ...(key === undefined ? {} : { key: read("upstream_tls_key", key) }),
-      minVersion: "TLSv1.2",
-    });
-  } catch (cause) {
-    throw new Error(`upstream TLS cannot be set up: ${(cause as Error).message}`, { cause });
-  }
+function loadContext({ upstreamTlsCert, upstreamTlsKey, upstreamTlsCa }: UpstreamTlsConfig): SecureContext {
+  return loadTlsFiles({
+    cert: { setting: "upstream_tls_cert", path: upstreamTlsCert },
+    key: { setting: "upstream_tls_key", path: upstreamTlsKey },
+    ca: { setting: "upstream_tls_ca", path: upstreamTlsCa },
+  });
 }
