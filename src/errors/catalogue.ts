@@ -147,6 +147,38 @@ export const catalogue = {
     "channel binding cannot be relayed: client and upstream server have different TLS connections",
     "Connect with channel_binding=disable, or have pgvpd end the authentication (client_auth = scram).",
   ),
+  password_failed: fatal("28P01", "tenant", 'password authentication failed for user "{user}"'),
+  address_not_allowed: fatal(
+    "28000",
+    "client",
+    'connections of user "{user}" from host "{host}" are not allowed',
+    "The setting allow_from lists the networks that may connect.",
+  ),
+  cleartext_without_tls: fatal(
+    "28000",
+    "client",
+    "pgvpd takes a password in clear text over TLS alone",
+    "Connect with sslmode=require or higher: client_auth is cleartext.",
+  ),
+  scram_message: fatal("08P01", "client", "malformed SCRAM message"),
+  scram_downgrade: fatal(
+    "28000",
+    "client",
+    "client supports SCRAM channel binding but thinks the server does not",
+    "Somebody between client and pgvpd may have changed the list of mechanisms, or ends TLS there.",
+  ),
+  scram_binding: fatal(
+    "28000",
+    "client",
+    "SCRAM channel binding check failed",
+    "Client and pgvpd do not see the same certificate: is there something that ends TLS between them?",
+  ),
+  credentials_unavailable: fatal(
+    "08001",
+    "upstream",
+    "pgvpd could not look up the credentials",
+    "The log of pgvpd has the cause: auth_query, auth_user and auth_dbname say how it is done.",
+  ),
   unsafe_role: fatal(
     "28000",
     "tenant",
@@ -167,6 +199,12 @@ export const catalogue = {
     "upstream",
     "the upstream server did not answer in time",
     "The setting handshake_timeout limits the login.",
+  ),
+  upstream_login: fatal(
+    "28000",
+    "upstream",
+    "pgvpd could not log in to the upstream server",
+    "The log of pgvpd has the cause.",
   ),
   upstream_login_lost: fatal("08006", "upstream", "the upstream server closed the connection during login"),
   upstream_protocol: fatal(

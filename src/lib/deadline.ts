@@ -43,3 +43,13 @@ export function raceAbort<T>(work: Promise<T>, signal: AbortSignal): Promise<T> 
     work.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
   });
 }
+
+/** Waits `delayMs` milliseconds; not at all for 0. @throws whatever aborts `signal`. */
+export function pause(clock: Clock, delayMs: number, signal: AbortSignal): Promise<void> {
+  if (delayMs <= 0) return Promise.resolve();
+  let timer: Disposable | undefined;
+  const over = new Promise<void>((resolve) => {
+    timer = clock.after(delayMs, resolve);
+  });
+  return raceAbort(over, signal).finally(() => timer?.[Symbol.dispose]());
+}

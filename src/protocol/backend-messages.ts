@@ -23,9 +23,33 @@ export function encodeErrorResponse(error: ProxyError): Buffer {
 
 /** `Byte1('R') Int32 8 Int32 3`: asks for the password in clear text. */
 export function encodeCleartextPasswordRequest(): Buffer {
-  const body = Buffer.alloc(4);
-  body.writeInt32BE(authentication.cleartextPassword);
-  return encodeMessage(backend.authentication, body);
+  return encodeAuthentication(authentication.cleartextPassword, "");
+}
+
+/** `Byte1('R') Int32 length Int32 10 { String mechanism }... Byte1(0)`: begins SASL, most wanted mechanism first. */
+export function encodeSaslRequest(mechanisms: readonly string[]): Buffer {
+  return encodeAuthentication(authentication.sasl, `${mechanisms.join("\0")}\0\0`);
+}
+
+/** `Byte1('R') Int32 length Int32 11 Bytes data`: the server-first-message. */
+export function encodeSaslContinue(data: string): Buffer {
+  return encodeAuthentication(authentication.saslContinue, data);
+}
+
+/** `Byte1('R') Int32 length Int32 12 Bytes data`: the server-final-message. */
+export function encodeSaslFinal(data: string): Buffer {
+  return encodeAuthentication(authentication.saslFinal, data);
+}
+
+function encodeAuthentication(kind: number, data: string): Buffer {
+  const head = Buffer.alloc(4);
+  head.writeInt32BE(kind);
+  return encodeMessage(backend.authentication, Buffer.concat([head, Buffer.from(data, "latin1")]));
+}
+
+/** The mechanisms of an AuthenticationSASL. */
+export function decodeSaslMechanisms(body: Buffer): string[] {
+  return body.toString("latin1", 4).split("\0").filter(Boolean);
 }
 
 /** The kind of an Authentication message; the rest of its body is `body.subarray(4)`. */
@@ -125,11 +149,24 @@ export function withFatalSeverity(response: Message): Message {
   return { type: response.type, body: bytes.subarray(5), bytes };
 }
 
+/** The SQLSTATE of an ErrorResponse; XX000 where it has none. */
+export function sqlstateOf(body: Buffer): string {
+  return errorFields(body).get("C") ?? "XX000";
+}
+
 /** The fields of an ErrorResponse or NoticeResponse that the log may hold: severity, SQLSTATE and message. */
 export function describeErrorResponse(body: Buffer): string {
-  const fields = new Map<string, string>();
-  for (const field of body.toString().split("\0")) fields.set(field.slice(0, 1), field.slice(1));
+  const fields = errorFields(body);
   return `${fields.get("V") ?? fields.get("S") ?? "ERROR"} ${fields.get("C") ?? "XX000"}: ${fields.get("M") ?? ""}`;
+}
+
+function errorFields(body: Buffer): Map<string, string> {
+  return new Map(
+    body
+      .toString()
+      .split("\0")
+      .map((field) => [field.slice(0, 1), field.slice(1)]),
+  );
 }
 
 function malformed(detail: string): ProxyError {

@@ -19,12 +19,33 @@ export function decodePassword(body: Buffer): Buffer {
 }
 
 /**
- * The answer to AuthenticationMD5Password: 'md5' || md5(md5(password || role) || salt). [PG protocol-flow/START-UP]
+ * A SASLInitialResponse: the mechanism, and the client's first message.
  *
+ *     Byte1('p')  Int32 length  String mechanism  Int32 length of data  Bytes data
+ *
+ * @throws ProxyError scram_message (08P01) for anything else; a client without a first message is one.
+ */
+export function decodeSaslInitialResponse(body: Buffer): { readonly mechanism: string; readonly data: string } {
+  const end = body.indexOf(0);
+  const start = end + 1 + 4;
+  if (end === -1 || start > body.length || body.readInt32BE(end + 1) !== body.length - start) {
+    throw new ProxyError("scram_message", { detail: "not a SASLInitialResponse" });
+  }
+  return { mechanism: body.toString("latin1", 0, end), data: body.toString("latin1", start) };
+}
+
+/** What PostgreSQL stores for a password of `password_encryption = md5`: 'md5' || md5(password || role). */
+export function hashMd5Password(password: Buffer, role: string): string {
+  return `md5${createHash("md5").update(password).update(role).digest("hex")}`;
+}
+
+/**
+ * The answer to AuthenticationMD5Password: 'md5' || md5(hash || salt). [PG protocol-flow/START-UP]
+ *
+ * @param stored as hashMd5Password has it.
  * @param salt the request's 4 bytes.
  */
-export function encodeMd5Password(password: Buffer, role: string, salt: Buffer): Buffer {
-  const inner = createHash("md5").update(password).update(role).digest("hex");
-  const outer = createHash("md5").update(inner).update(salt).digest("hex");
+export function encodeMd5Response(stored: string, salt: Buffer): Buffer {
+  const outer = createHash("md5").update(stored.slice("md5".length)).update(salt).digest("hex");
   return encodeMessage(frontend.password, Buffer.from(`md5${outer}\0`));
 }

@@ -2,15 +2,20 @@
  * What a session needs from the process around it. Whatever is shared by all sessions stands behind a small interface
  * that is asked at login, never for a message; runtime/ composes it, tests put their own parts in.
  */
+import type { AllowedNetworks } from "../config/networks.ts";
 import type { Config } from "../config/settings.ts";
 import type { Clock } from "../lib/clock.ts";
 import type { TokenBucket } from "../lib/token-bucket.ts";
 import type { Logger } from "../observe/logger.ts";
 import type { Metrics } from "../observe/metrics.ts";
+import type { Credentials } from "./auth/credentials.ts";
+import type { LoginThrottle } from "./auth/login-throttle.ts";
 import type { ClientTls } from "./client/client-tls.ts";
 import type { SafeRoles } from "./context/role-safety.ts";
 import type { CancelKeys } from "./upstream/cancel-keys.ts";
 import type { Dial } from "./upstream/dial.ts";
+import type { KeyCache } from "./upstream/key-cache.ts";
+import type { RoleDefaults } from "./upstream/role-defaults.ts";
 import type { UpstreamTls } from "./upstream/upstream-tls.ts";
 
 export interface ProxyServices {
@@ -20,6 +25,13 @@ export interface ProxyServices {
   readonly clientTls: ClientTls | undefined;
   /** Undefined where `upstream_tls` is off. */
   readonly upstreamTls: UpstreamTls | undefined;
+  /** Who may come from where. */
+  readonly networks: AllowedNetworks;
+  readonly throttle: LoginThrottle;
+  readonly credentials: Credentials;
+  /** Keys that pgvpd logs in upstream with. */
+  readonly keyCache: KeyCache;
+  readonly roleDefaults: RoleDefaults;
   readonly dial: Dial;
   readonly cancelKeys: CancelKeys;
   /** Bounds the CancelRequests of all clients together; nothing else bounds them. */

@@ -8,8 +8,10 @@ import { ProxyError } from "../errors/proxy-error.ts";
 import { Deadline } from "../lib/deadline.ts";
 import type { Logger } from "../observe/logger.ts";
 import { describeErrorResponse, encodeErrorResponse } from "../protocol/backend-messages.ts";
-import { relayAuthentication } from "./auth/relay-authentication.ts";
+import { authenticate } from "./auth/authenticate.ts";
 import type { ClientConnection } from "./client-connection.ts";
+import { assertAddressAllowed } from "./client/allowed-address.ts";
+import { endPointOf } from "./client/end-point.ts";
 import { sendLastWord } from "./client/last-word.ts";
 import { assertCertificateNames } from "./client/certificate-names.ts";
 import { negotiate } from "./client/negotiate.ts";
@@ -20,15 +22,14 @@ import type { ProxyServices } from "./services.ts";
 import { transition, type SessionState } from "./session-state.ts";
 import { identify } from "./tenant/identify.ts";
 import type { Identity } from "./tenant/identity.ts";
-import { awaitReady, Greeting, UpstreamRefusal } from "./upstream/await-ready.ts";
+import { UpstreamRefusal } from "./upstream/await-ready.ts";
 import { forwardCancel } from "./upstream/forward-cancel.ts";
-import { openUpstream } from "./upstream/open-upstream.ts";
-import { encodeTenantStartup } from "./upstream/tenant-startup.ts";
 
 export class Session {
   state: SessionState = "negotiating";
   readonly #isLocal: boolean;
   readonly #isTlsPort: boolean;
+  readonly #address: string | undefined;
   /** The client's socket; forwarding may have moved it into another object, and this one must not keep the old. */
   #socket: Duplex;
   readonly #proxy: ProxyServices;
@@ -45,6 +46,7 @@ export class Session {
   constructor(id: number, connection: ClientConnection, proxy: ProxyServices) {
     this.#isLocal = connection.isLocal;
     this.#isTlsPort = connection.isTlsPort;
+    this.#address = connection.address;
     this.#socket = connection.socket;
     this.#proxy = proxy;
     this.#log = proxy.log;
@@ -79,7 +81,7 @@ export class Session {
   }
 
   async #logIn(): Promise<Forwarding | undefined> {
-    const { config, cancelKeys, safeRoles, dial } = this.#proxy;
+    const { config, cancelKeys, safeRoles, networks } = this.#proxy;
     using deadline = this.#limitLogin();
     const { signal } = deadline;
     const read = (socket: Duplex): MessageStream => this.#readClient(socket, deadline);
@@ -97,20 +99,23 @@ export class Session {
     }
     const identity = identify(opening, config);
     this.#describe(identity, tls);
+    assertAddressAllowed(this.#address, identity, networks);
     if (certificate !== undefined) assertCertificateNames(certificate, identity, config);
 
     transition(this, "authenticating");
-    using upstream = await openUpstream(dial, signal);
-    upstream.stream.write(identity.kind === "tenant" ? encodeTenantStartup(identity, config) : opening.packet);
-    const greeting = new Greeting();
-    const login = {
-      client,
-      upstream: upstream.stream,
-      identity,
-      isClientLegPrivate: this.#isLocal || tls !== undefined,
-    };
-    const minor = await relayAuthentication(login, greeting, signal);
-    await awaitReady(upstream.stream, greeting, minor, signal);
+    using login = await authenticate(
+      {
+        client,
+        identity,
+        address: this.#address,
+        isEncrypted: tls !== undefined,
+        isPrivate: this.#isLocal || tls !== undefined,
+        endPoint: () => endPointOf(client.socket),
+      },
+      this.#proxy,
+      signal,
+    );
+    const { upstream, greeting } = login;
 
     transition(this, "injecting");
     if (identity.kind === "tenant") {

@@ -2,6 +2,9 @@
  * The composition root: puts the services together, opens the listeners, starts a Session for each connection, and ends
  * them. It holds no logic of a session, and reads no configuration source.
  */
+import { hasUpstreamCredential } from "../config/contradictions.ts";
+import { AllowedNetworks } from "../config/networks.ts";
+import { readSecretFile } from "../config/secret-file.ts";
 import type { Config } from "../config/settings.ts";
 import { ProxyError } from "../errors/proxy-error.ts";
 import { systemClock } from "../lib/clock.ts";
@@ -10,6 +13,10 @@ import { TokenBucket } from "../lib/token-bucket.ts";
 import type { Logger } from "../observe/logger.ts";
 import { Metrics } from "../observe/metrics.ts";
 import { SafeRoles } from "../proxy/context/role-safety.ts";
+import { AuthQuery, type AuthQueryServices } from "../proxy/auth/auth-query.ts";
+import { Credentials, deriveMockKey } from "../proxy/auth/credentials.ts";
+import { loadCredentialsFile } from "../proxy/auth/credentials-file.ts";
+import { LoginThrottle } from "../proxy/auth/login-throttle.ts";
 import { ClientTls } from "../proxy/client/client-tls.ts";
 import { isDirectReadSafe } from "../proxy/forward/direct-read-check.ts";
 import { listen, type ListenAddress, type Listener } from "../proxy/listen/listener.ts";
@@ -17,6 +24,8 @@ import type { ProxyServices } from "../proxy/services.ts";
 import { Session } from "../proxy/session.ts";
 import { createCancelKeys } from "../proxy/upstream/cancel-keys.ts";
 import { createDial } from "../proxy/upstream/dial.ts";
+import { KeyCache } from "../proxy/upstream/key-cache.ts";
+import { RoleDefaults } from "../proxy/upstream/role-defaults.ts";
 import { leftOut } from "../proxy/upstream/tenant-startup.ts";
 import { UpstreamTls } from "../proxy/upstream/upstream-tls.ts";
 
@@ -34,6 +43,7 @@ export class ProxyServer {
   #listeners: Listener[] = [];
   #clientTls: ClientTls | undefined;
   #upstreamTls: UpstreamTls | undefined;
+  #authQuery: AuthQuery | undefined;
   #nextId = 1;
   #draining: Promise<void> | undefined;
 
@@ -66,16 +76,19 @@ export class ProxyServer {
     this.#clientTls =
       config.tlsCert === undefined || config.clientTlsSslmode === "disable" ? undefined : new ClientTls(config);
     this.#upstreamTls = config.upstreamTls ? new UpstreamTls(config) : undefined;
+    const dial = createDial(config, this.#upstreamTls);
+    const login = { config, clock: systemClock, dial, keyCache: new KeyCache(), log: this.#log };
     const services: ProxyServices = {
-      config,
-      clock: systemClock,
+      ...login,
       clientTls: this.#clientTls,
       upstreamTls: this.#upstreamTls,
-      dial: createDial(config, this.#upstreamTls),
+      networks: new AllowedNetworks(config.allowFrom),
+      throttle: new LoginThrottle(systemClock, config.loginThrottleMs),
+      credentials: this.#openCredentials(login),
+      roleDefaults: new RoleDefaults(login),
       cancelKeys: createCancelKeys(),
       cancelRate: new TokenBucket(systemClock, CANCELS_PER_SECOND, CANCEL_BURST),
       safeRoles: new SafeRoles(systemClock),
-      log: this.#log,
       metrics: this.metrics,
       directRead,
     };
@@ -116,18 +129,37 @@ export class ProxyServer {
     this.#stopListening();
     for (const session of this.#sessions.keys()) session.terminate(new ProxyError("shutdown"));
     await Promise.all(this.#sessions.values());
+    this.#authQuery?.close();
   }
 
   async #drain(): Promise<void> {
     this.#stopListening();
     using _timer = systemClock.after(this.#config.drainTimeoutMs, () => void this.closeNow());
     await Promise.all(this.#sessions.values());
+    this.#authQuery?.close();
   }
 
   /** Does not wait: a server's close does so for its connections, and those are waited for as sessions. */
   #stopListening(): void {
     for (const listener of this.#listeners) void listener.close();
     this.#listeners = [];
+  }
+
+  #openCredentials(services: AuthQueryServices): Credentials {
+    const config = this.#config;
+    const { authUser, credentialsFile, tlsKey } = config;
+    const ownRoles = new Set(authUser === undefined ? [] : [authUser]);
+    const file = credentialsFile === undefined ? undefined : loadCredentialsFile(credentialsFile, ownRoles);
+    if (file?.hasBound === true && !hasUpstreamCredential(config)) {
+      throw new Error(
+        "credentials_file: lines with tenants= are not the roles' own passwords: set upstream_password (or upstream_tls_cert)",
+      );
+    }
+    if (authUser !== undefined) {
+      this.#authQuery = new AuthQuery(config, file?.ownPassword(authUser) ?? {}, services);
+    }
+    const mockKey = tlsKey === undefined ? {} : { mockKey: deriveMockKey(readSecretFile(tlsKey)) };
+    return new Credentials(config, { file, authQuery: this.#authQuery, ...mockKey });
   }
 
   async #checkDirectRead(): Promise<boolean> {

@@ -87,7 +87,7 @@ function checkUpstream(startup: StartupMessage, random: SeededRandom): boolean {
   );
 
   // Decoding it refuses names that come twice.
-  const upstream = decodeStartupPacket(encodeTenantStartup(identity, config)) as StartupMessage;
+  const upstream = decodeStartupPacket(encodeTenantStartup(identity, config, [])) as StartupMessage;
   const sent = new Map(upstream.parameters.map(({ name, value }) => [foldName(name), value.toString()]));
   check(sent.get("user") === identity.loginRole, `logs in as ${sent.get("user")}`);
   check(sent.get("database") === identity.database, `goes to database ${sent.get("database")}`);

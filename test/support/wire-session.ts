@@ -6,15 +6,21 @@
 import type { Socket } from "node:net";
 import { pino } from "pino";
 import { expect, onTestFinished } from "vitest";
+import { AllowedNetworks } from "../../src/config/networks.ts";
 import type { Config } from "../../src/config/settings.ts";
 import { TokenBucket } from "../../src/lib/token-bucket.ts";
 import { Metrics } from "../../src/observe/metrics.ts";
+import { Credentials } from "../../src/proxy/auth/credentials.ts";
+import type { CredentialsFile } from "../../src/proxy/auth/credentials-file.ts";
+import { LoginThrottle } from "../../src/proxy/auth/login-throttle.ts";
 import type { ClientTls } from "../../src/proxy/client/client-tls.ts";
 import { SafeRoles } from "../../src/proxy/context/role-safety.ts";
 import type { ProxyServices } from "../../src/proxy/services.ts";
 import { Session } from "../../src/proxy/session.ts";
 import { createCancelKeys } from "../../src/proxy/upstream/cancel-keys.ts";
 import type { Dial, UpstreamAddress } from "../../src/proxy/upstream/dial.ts";
+import { KeyCache } from "../../src/proxy/upstream/key-cache.ts";
+import { RoleDefaults } from "../../src/proxy/upstream/role-defaults.ts";
 import { startupMessage } from "./bytes.ts";
 import { duplexPair, quiescence, type MemorySocket, type PairOptions } from "./duplex-pair.ts";
 import { FakeClock } from "./fake-clock.ts";
@@ -32,6 +38,8 @@ export interface WireOptions {
   readonly pair?: PairOptions;
   /** Not given: no certificate is configured. */
   readonly clientTls?: ClientTls;
+  /** What `credentials_file` holds. */
+  readonly credentials?: CredentialsFile;
   /** CancelRequests a second, and at once. */
   readonly cancelRate?: readonly [number, number];
 }
@@ -74,16 +82,24 @@ export class Wire {
     this.config = testConfig(options.config);
     const [perSecond, burst] = options.cancelRate ?? [500, 2_000];
     const write = (line: string): void => void this.log.push(JSON.parse(line) as LogLine);
-    this.services = {
+    const login = {
       config: this.config,
       clock: this.clock,
+      dial: options.dial ?? this.#dial,
+      keyCache: new KeyCache(),
+      log: pino({ level: "trace", formatters: { level: (level) => ({ level }) } }, { write }),
+    };
+    this.services = {
+      ...login,
       clientTls: options.clientTls,
       upstreamTls: undefined,
-      dial: options.dial ?? this.#dial,
+      networks: new AllowedNetworks(this.config.allowFrom),
+      throttle: new LoginThrottle(this.clock, this.config.loginThrottleMs),
+      credentials: new Credentials(this.config, { file: options.credentials, authQuery: undefined }),
+      roleDefaults: new RoleDefaults(login),
       cancelKeys: createCancelKeys(),
       cancelRate: new TokenBucket(this.clock, perSecond, burst),
       safeRoles: new SafeRoles(this.clock),
-      log: pino({ level: "trace", formatters: { level: (level) => ({ level }) } }, { write }),
       metrics: new Metrics(),
       directRead: false,
     };

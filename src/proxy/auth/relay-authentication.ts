@@ -10,7 +10,7 @@ import {
   encodeCleartextPasswordRequest,
   encodeNegotiateProtocolVersion,
 } from "../../protocol/backend-messages.ts";
-import { decodePassword, encodeMd5Password } from "../../protocol/frontend-messages.ts";
+import { decodePassword, encodeMd5Response, hashMd5Password } from "../../protocol/frontend-messages.ts";
 import { MAX_AUTHENTICATION_MESSAGE } from "../../protocol/limits.ts";
 import { authentication, backend, frontend } from "../../protocol/message-types.ts";
 import type { Message } from "../../protocol/message.ts";
@@ -28,7 +28,7 @@ export interface RelayedLogin {
   readonly upstream: MessageStream;
   readonly identity: Identity;
   /** True when nobody between client and proxy can read a password: TLS, loopback or a Unix-domain socket. */
-  readonly isClientLegPrivate: boolean;
+  readonly isPrivate: boolean;
 }
 
 /**
@@ -117,12 +117,12 @@ async function answerMd5(
   greeting: Greeting,
   signal: AbortSignal,
 ): Promise<void> {
-  if (!login.isClientLegPrivate) throw new ProxyError("md5_relay");
+  if (!login.isPrivate) throw new ProxyError("md5_relay");
   const salt = request.body.subarray(4);
   if (salt.length !== 4) throw new ProxyError("upstream_protocol", { detail: "an MD5 salt that is not 4 bytes" });
   login.client.write(encodeCleartextPasswordRequest());
   const answer = await readAnswer(login, greeting, signal);
-  login.upstream.write(encodeMd5Password(decodePassword(answer.body), login.identity.loginRole, salt));
+  login.upstream.write(encodeMd5Response(hashMd5Password(decodePassword(answer.body), login.identity.loginRole), salt));
 }
 
 /**

@@ -11,7 +11,7 @@ import type { MessageStream } from "../message-stream.ts";
 import type { ContextValue, TenantIdentity } from "../tenant/identity.ts";
 import { UpstreamRefusal, type Greeting } from "../upstream/await-ready.ts";
 import { mayPin } from "../upstream/tenant-startup.ts";
-import { encodePipeline, runPipeline, setConfig, type Row, type Statement } from "./pipeline.ts";
+import { encodePipeline, runPipeline, setConfig, type Row, type Statement } from "../upstream/pipeline.ts";
 import { assertRolesAreSafe, ROLE_QUESTION, type SafeRoles } from "./role-safety.ts";
 
 type InjectConfig = Pick<Config, "contextInjection" | "upstreamStartupParameters" | "allowUnsafeRoles">;

@@ -6,7 +6,7 @@
 import { ProxyError } from "../../errors/proxy-error.ts";
 import type { Clock } from "../../lib/clock.ts";
 import type { TenantIdentity } from "../tenant/identity.ts";
-import type { Row } from "./pipeline.ts";
+import type { Row } from "../upstream/pipeline.ts";
 
 const REMEMBERED_MS = 60_000;
 const MAX_REMEMBERED = 1_000;

@@ -7,7 +7,7 @@ import type { Config } from "../../config/settings.ts";
 import { MAX_NAME_BYTES } from "../../protocol/limits.ts";
 import type { StartupMessage } from "../../protocol/startup.ts";
 import type { ContextValue, Identity } from "./identity.ts";
-import { sortParameters } from "./startup-parameters.ts";
+import { protocolOptions, sortParameters } from "./startup-parameters.ts";
 
 type IdentityConfig = Pick<
   Config,
@@ -28,7 +28,16 @@ export function identify(startup: StartupMessage, config: IdentityConfig): Ident
   const database = textOf(startup, "database", "database_characters");
 
   if (config.superuserBypass.includes(user)) {
-    return { kind: "bypass", loginRole: user, database: database ?? user, minor: startup.minor, startup };
+    const unknownOptions = protocolOptions(startup);
+    return {
+      kind: "bypass",
+      user,
+      loginRole: user,
+      database: database ?? user,
+      minor: startup.minor,
+      unknownOptions,
+      startup,
+    };
   }
 
   const { role, context } = splitUserName(user, config);
@@ -42,12 +51,14 @@ export function identify(startup: StartupMessage, config: IdentityConfig): Ident
 
   return {
     kind: "tenant",
+    user,
     loginRole: role,
     targetRole: config.setRole ?? role,
     tenant: (context[0] as ContextValue).value,
     context,
     database: effectiveDatabase,
     minor: startup.minor,
+    unknownOptions: protocolOptions(startup),
     ...sortParameters(startup, config),
   };
 }

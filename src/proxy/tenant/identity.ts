@@ -11,6 +11,8 @@ export interface ContextValue {
 
 export interface TenantIdentity {
   readonly kind: "tenant";
+  /** The user name as the client gave it. */
+  readonly user: string;
   /** The role that logs in upstream. */
   readonly loginRole: string;
   /** The role whose rights the session has: `set_role`, or the login role. */
@@ -32,9 +34,12 @@ export interface TenantIdentity {
 /** A user of `superuser_bypass`: its StartupMessage goes upstream as it came. */
 export interface BypassIdentity {
   readonly kind: "bypass";
+  /** The user name, which is the login role's too. */
+  readonly user: string;
   readonly loginRole: string;
   readonly database: string;
   readonly minor: number;
+  readonly unknownOptions: readonly string[];
   readonly startup: StartupMessage;
 }
 

@@ -24,9 +24,13 @@ const HELD_BACK = ["client_encoding", "search_path"];
 const NO_REPLICATION = ["false", "off", "no", "0"];
 
 export interface SortedParameters {
-  readonly unknownOptions: readonly string[];
   readonly forwarded: readonly StartupParameter[];
   readonly heldBack: readonly StartupParameter[];
+}
+
+/** The names of `_pq_.` parameters. */
+export function protocolOptions({ parameters }: StartupMessage): string[] {
+  return parameters.map(({ name }) => name).filter((name) => name.startsWith(PROTOCOL_OPTION));
 }
 
 /** @throws ProxyError 42501 for a parameter that may not be set, 22023 for `options` that are not settings. */
@@ -38,7 +42,6 @@ export function sortParameters(
   const isIgnored = new Set(config.ignoreStartupParameters.map(foldName));
   const isListed = new Set(config.clientParameters.map(foldName));
 
-  const unknownOptions: string[] = [];
   // PostgreSQL applies `options` first, so that a parameter of its own wins over one inside them.
   const fromOptions: StartupParameter[] = [];
   const explicit: StartupParameter[] = [];
@@ -48,8 +51,7 @@ export function sortParameters(
     if (name === "replication") assertNoReplication(value);
     else if (name === "options") {
       if (!isIgnored.has("options")) fromOptions.push(...parseStartupOptions(value));
-    } else if (name.startsWith(PROTOCOL_OPTION)) unknownOptions.push(name);
-    else explicit.push(parameter);
+    } else if (!name.startsWith(PROTOCOL_OPTION)) explicit.push(parameter);
   }
 
   const effective = new Map<string, StartupParameter>();
@@ -67,7 +69,7 @@ export function sortParameters(
 
   const heldBack = HELD_BACK.flatMap((name) => effective.get(name) ?? []);
   for (const name of HELD_BACK) effective.delete(name);
-  return { unknownOptions, forwarded: [...effective.values()], heldBack };
+  return { forwarded: [...effective.values()], heldBack };
 }
 
 /** A walsender reads the write-ahead log: row-level security does not exist there. */

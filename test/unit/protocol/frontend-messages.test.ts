@@ -1,7 +1,7 @@
 /** The password of a login that cannot be relayed as it is. */
 import { createHash } from "node:crypto";
 import { describe, expect, it } from "vitest";
-import { decodePassword, encodeMd5Password } from "../../../src/protocol/frontend-messages.ts";
+import { decodePassword, encodeMd5Response, hashMd5Password } from "../../../src/protocol/frontend-messages.ts";
 import { bytes, cstring, message } from "../../support/bytes.ts";
 import { sqlstateOf } from "../../support/proxy-error-of.ts";
 
@@ -29,6 +29,8 @@ describe("the answer to an MD5 request", () => {
         .digest("hex");
     const salt = Buffer.of(1, 2, 0xff, 0);
     const expected = `md5${md5(md5("secret", "app_user"), salt)}`;
-    expect(encodeMd5Password(Buffer.from("secret"), "app_user", salt)).toEqual(message("p", cstring(expected)));
+    expect(encodeMd5Response(hashMd5Password(Buffer.from("secret"), "app_user"), salt)).toEqual(
+      message("p", cstring(expected)),
+    );
   });
 });

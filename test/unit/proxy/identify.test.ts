@@ -202,9 +202,11 @@ describe("superuser_bypass", () => {
     const startup = decode({ user: "postgres", replication: "database", options: "-c role=x", "_pq_.a": "1" }, 2);
     expect(identify(startup, testConfig())).toEqual({
       kind: "bypass",
+      user: "postgres",
       loginRole: "postgres",
       database: "postgres",
       minor: 2,
+      unknownOptions: ["_pq_.a"],
       startup,
     });
   });

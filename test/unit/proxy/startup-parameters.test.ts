@@ -23,7 +23,7 @@ const text = (list: readonly { name: string; value: Buffer }[]): [string, string
 
 /** What the upstream would read: names and values of its StartupMessage, in order. */
 function upstreamPairs(parameters: Parameters, config: Partial<Config> = {}, minor = 0): [string, string][] {
-  const packet = encodeTenantStartup(identityOf(parameters, config, minor), testConfig(config));
+  const packet = encodeTenantStartup(identityOf(parameters, config, minor), testConfig(config), []);
   return text((decodeStartupPacket(packet) as StartupMessage).parameters);
 }
 
@@ -257,7 +257,7 @@ describe("the upstream's StartupMessage", () => {
       [2, 2],
       [9, 2],
     ] as const) {
-      const packet = encodeTenantStartup(identityOf({}, {}, asked), testConfig());
+      const packet = encodeTenantStartup(identityOf({}, {}, asked), testConfig(), []);
       expect((decodeStartupPacket(packet) as StartupMessage).minor).toBe(sent);
     }
   });

@@ -8,12 +8,12 @@ import { assertIdle, decodeDataRow, describeErrorResponse } from "../../protocol
 import { backend } from "../../protocol/message-types.ts";
 import type { Message } from "../../protocol/message.ts";
 import type { MessageStream } from "../message-stream.ts";
-import { readUpstream, unexpected, type Greeting } from "../upstream/await-ready.ts";
+import { readUpstream, unexpected, type Greeting } from "./await-ready.ts";
 
 export interface Statement {
   readonly sql: string;
   /** A Buffer goes out as the bytes it holds, in the encoding that is in force then. */
-  readonly values: readonly (string | Buffer)[];
+  readonly values: readonly (string | Buffer | null)[];
 }
 
 export type Row = readonly (string | null)[];

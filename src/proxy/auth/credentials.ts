@@ -1,0 +1,94 @@
+/**
+ * Where the verifiers of clients come from, in order: `credentials_file`, `auth_query`, `pool_password`. A name that none
+ * of them knows gets a verifier all the same, which no password fits: whoever tries learns nothing from the difference.
+ */
+import { createHash, createHmac, randomBytes } from "node:crypto";
+import { clientAuthOf } from "../../config/contradictions.ts";
+import type { Config } from "../../config/settings.ts";
+import { deriveVerifier } from "../../protocol/scram/keys.ts";
+import type { ScramVerifier } from "../../protocol/scram/verifier.ts";
+import type { Identity } from "../tenant/identity.ts";
+import type { AuthQuery } from "./auth-query.ts";
+import { isScram, type Credential, type FoundCredential } from "./credential.ts";
+import type { CredentialsFile } from "./credentials-file.ts";
+
+const SALT_BYTES = 16;
+
+type CredentialsConfig = Pick<Config, "clientAuth" | "poolMode" | "poolPassword" | "scramIterations">;
+
+export interface CredentialSources {
+  readonly file: CredentialsFile | undefined;
+  readonly authQuery: AuthQuery | undefined;
+  /** The same in every process that serves the same clients; random where there is nothing to derive it from. */
+  readonly mockKey?: Buffer;
+}
+
+export class Credentials {
+  readonly #config: CredentialsConfig;
+  readonly #sources: CredentialSources;
+  readonly #mockKey: Buffer;
+  /** Of `pool_password`; made when it is needed first. */
+  #sharedVerifier: Promise<ScramVerifier> | undefined;
+
+  constructor(config: CredentialsConfig, sources: CredentialSources) {
+    this.#config = config;
+    this.#sources = sources;
+    this.#mockKey = sources.mockKey ?? randomBytes(32);
+  }
+
+  /**
+   * How pgvpd checks this identity's password itself; undefined where PostgreSQL does. A bypass user passes untouched,
+   * unless the file has a line for it.
+   */
+  methodFor(identity: Identity): "scram" | "cleartext" | undefined {
+    const method = clientAuthOf(this.#config);
+    if (method === "relay") return undefined;
+    return identity.kind === "tenant" || this.#fromFile(identity.loginRole, undefined) !== undefined
+      ? method
+      : undefined;
+  }
+
+  /** @throws ProxyError credentials_unavailable; whatever aborts `signal`. */
+  async find(identity: Identity, signal: AbortSignal): Promise<FoundCredential> {
+    const tenant = identity.kind === "tenant" ? identity.tenant : undefined;
+    const found =
+      this.#fromFile(identity.loginRole, tenant) ??
+      (await this.#sources.authQuery?.find(identity.loginRole, tenant, signal)) ??
+      (await this.#shared());
+    if (found === undefined) return this.#mock(identity, "no credential has this name");
+    if (!isScram(found.verifier) && clientAuthOf(this.#config) === "scram") {
+      return this.#mock(identity, "the role's password is stored as MD5: set it again, or use client_auth = cleartext");
+    }
+    return { ...found, problem: undefined };
+  }
+
+  #fromFile(role: string, tenant: string | undefined): Credential | undefined {
+    const line = this.#sources.file?.find(role, tenant);
+    return line && { verifier: line.verifier, isForeign: line.isBound };
+  }
+
+  async #shared(): Promise<Credential | undefined> {
+    const { poolPassword, scramIterations } = this.#config;
+    if (poolPassword === undefined) return undefined;
+    this.#sharedVerifier ??= deriveVerifier(poolPassword.reveal(), randomBytes(SALT_BYTES), scramIterations);
+    return { verifier: await this.#sharedVerifier, isForeign: true };
+  }
+
+  /** The same salt for the same name at each try, as PostgreSQL does for a role that does not exist. */
+  #mock({ user }: Identity, problem: string): FoundCredential {
+    const derive = (purpose: string): Buffer =>
+      createHmac("sha256", this.#mockKey).update(`${purpose}\0${user}`).digest();
+    const verifier = {
+      iterations: this.#config.scramIterations,
+      salt: derive("salt").subarray(0, SALT_BYTES),
+      storedKey: derive("stored key"),
+      serverKey: derive("server key"),
+    };
+    return { verifier, isForeign: true, problem };
+  }
+}
+
+/** The salts of names that do not exist, the same in every process with this TLS key, and of no use to who sees them. */
+export function deriveMockKey(privateKey: Buffer): Buffer {
+  return createHash("sha256").update("pgvpd: salts of names that do not exist\0").update(privateKey).digest();
+}
