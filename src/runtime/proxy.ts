@@ -156,7 +156,7 @@ export class ProxyServer {
       );
     }
     if (authUser !== undefined) {
-      this.#authQuery = new AuthQuery(config, file?.ownPassword(authUser) ?? {}, services);
+      this.#authQuery = new AuthQuery(config, file?.ownPassword(authUser), services);
     }
     const mockKey = tlsKey === undefined ? {} : { mockKey: deriveMockKey(readSecretFile(tlsKey)) };
     return new Credentials(config, { file, authQuery: this.#authQuery, ...mockKey });

@@ -18,6 +18,7 @@ import { logIn, type LoginServices, type UpstreamSecrets } from "../upstream/log
 import { openUpstream, type OpeningUpstream } from "../upstream/open-upstream.ts";
 import { encodePipeline, runPipeline, type Row } from "../upstream/pipeline.ts";
 import type { Credential } from "./credential.ts";
+import type { OwnPassword } from "./credentials-file.ts";
 
 /** Connecting, logging in and one query may take this long together. */
 const LIMIT_MS = 5_000;
@@ -43,6 +44,7 @@ export class AuthQuery {
   readonly #config: AuthConfig;
   readonly #services: AuthQueryServices;
   readonly #secrets: UpstreamSecrets;
+  readonly #login: LoginServices;
   readonly #answers: LRUCache<string, Answer>;
   readonly #asking = new Map<string, Promise<Answer>>();
   #connection: OpeningUpstream | undefined;
@@ -50,11 +52,13 @@ export class AuthQuery {
   #last: Promise<unknown> = Promise.resolve();
   #isClosed = false;
 
-  /** @param secrets what `auth_user` logs in with, beside `upstream_password`. */
-  constructor(config: AuthConfig, secrets: UpstreamSecrets, services: AuthQueryServices) {
+  /** @param own password of `auth_user`; undefined: it logs in with `upstream_password`, where there is one. */
+  constructor(config: AuthConfig, own: OwnPassword | undefined, services: AuthQueryServices) {
     this.#config = config;
     this.#services = services;
-    this.#secrets = secrets;
+    this.#secrets = own !== undefined && "md5" in own ? own : {};
+    const password = own === undefined ? {} : { upstreamPassword: "password" in own ? own.password : undefined };
+    this.#login = { keyCache: services.keyCache, config: { ...services.config, ...password } };
     this.#answers = new LRUCache({
       max: MAX_ANSWERS,
       ttl: Math.max(config.authCacheTtlMs, 1),
@@ -157,7 +161,7 @@ export class AuthQuery {
       await awaitReady(
         connection.stream,
         greeting,
-        await logIn(connection, login, this.#services, greeting, signal),
+        await logIn(connection, login, this.#login, greeting, signal),
         signal,
       );
       if (this.#isClosed) throw new ProxyError("shutdown");
@@ -180,6 +184,8 @@ export class AuthQuery {
     if (row === undefined) return undefined;
     if (rows.length > 1) throw new ProxyError("credentials_unavailable", { detail: "auth_query gave several rows" });
     const [name, text, isBound] = row;
+    // A function that returns one composite value gives a row of NULLs where it has found nothing.
+    if (name === null) return undefined;
     if (name !== role) {
       throw new ProxyError("credentials_unavailable", {
         detail: "auth_query gave the row of another role: its first column is the login role's name",

@@ -6,14 +6,17 @@
  *     "app_user" "SCRAM-SHA-256$4096:<salt>$<StoredKey>:<ServerKey>" tenants=acme,globex*
  */
 import { readSecretFile } from "../../config/secret-file.ts";
+import { Secret } from "../../config/secret.ts";
 import { parseVerifier, type ScramVerifier } from "../../protocol/scram/verifier.ts";
-import type { UpstreamSecrets } from "../upstream/log-in.ts";
 
 /** What the file says about one login. */
 export interface FileCredential {
   readonly verifier: ScramVerifier;
   readonly isBound: boolean;
 }
+
+/** The password of a role that pgvpd logs in as itself; md5: `md5` and the hash of password and role name. */
+export type OwnPassword = { readonly password: Secret } | { readonly md5: string };
 
 interface TenantPattern {
   readonly parts: readonly string[];
@@ -31,7 +34,7 @@ interface RoleCredentials {
 
 export class CredentialsFile {
   readonly #roles = new Map<string, RoleCredentials>();
-  readonly #own = new Map<string, UpstreamSecrets>();
+  readonly #own = new Map<string, OwnPassword>();
 
   /** True where a line has `tenants=`. */
   get hasBound(): boolean {
@@ -52,7 +55,7 @@ export class CredentialsFile {
   }
 
   /** What pgvpd itself logs in with as this role. */
-  ownPassword(role: string): UpstreamSecrets | undefined {
+  ownPassword(role: string): OwnPassword | undefined {
     return this.#own.get(role);
   }
 
@@ -65,7 +68,7 @@ export class CredentialsFile {
       if (!ownRoles.has(name)) {
         throw new Error("a password in clear text or MD5 is not accepted: make a verifier with pgvpd credential");
       }
-      this.#own.set(name, /^md5[0-9a-f]{32}$/.test(secret) ? { md5: secret } : { password: Buffer.from(secret) });
+      this.#own.set(name, /^md5[0-9a-f]{32}$/.test(secret) ? { md5: secret } : { password: new Secret(secret) });
       return;
     }
     const role = this.#roleOf(name);
