@@ -1,102 +1,149 @@
 /**
  * What is wrong with values that are each right on their own. Called by load.ts when every value has been parsed.
+ * A setting that would do nothing is refused too: who sets it believes in something that does not happen.
  */
 import { isIPv4 } from "node:net";
 import type { Origin } from "./assignment.ts";
+import { usersOfNetworks } from "./networks.ts";
 import { settings, type Config, type SettingKey } from "./settings.ts";
+
+/** The setting that has to change, and why. */
+type Contradiction = readonly [SettingKey, string];
 
 /** A line for each contradiction, with where the setting that has to change stands. */
 export function findContradictions(config: Config, originOf: (key: SettingKey) => Origin): string[] {
-  const found: string[] = [];
-  if (config.listenHosts.length === 0 && config.unixSocketDir === undefined) {
-    found.push(`${originOf("listenHosts")}: listen_host: expected an address, or unix_socket_dir to be set`);
+  const found = [
+    ...listenerContradictions(config),
+    ...unusedSettings(config),
+    ...clientTlsContradictions(config),
+    ...upstreamTlsContradictions(config),
+    ...loginContradictions(config),
+  ];
+  return found.map(([key, text]) => `${originOf(key)}: ${settings[key].name}: ${text}`);
+}
+
+function* listenerContradictions(config: Config): Generator<Contradiction> {
+  const { listenHosts, port, tlsPort, unixSocketDir, upstreamHost, upstreamPort } = config;
+  if (listenHosts.length === 0 && unixSocketDir === undefined) {
+    yield ["listenHosts", "expected an address, or unix_socket_dir to be set"];
   }
+  if (listenHosts.length === 0 && tlsPort !== undefined) yield ["tlsPort", "needs an address in listen_host"];
+  if (tlsPort === port && port !== 0) yield ["tlsPort", "is the same as port"];
   if (isOwnAddress(config)) {
-    found.push(
-      `${originOf("upstreamPort")}: upstream_port: ${config.upstreamHost} with port ${config.upstreamPort} is where pgvpd ` +
-        "itself listens: it would connect to itself",
-    );
+    yield [
+      "upstreamPort",
+      `${upstreamHost} with port ${upstreamPort} is where pgvpd itself listens: it would connect to itself`,
+    ];
   }
-  const contradict = (key: SettingKey, text: string): void =>
-    void found.push(`${originOf(key)}: ${settings[key].name}: ${text}`);
-  for (const [key, text] of [...tlsContradictions(config), ...loginContradictions(config)]) contradict(key, text);
-  return found;
 }
 
-type Contradiction = readonly [SettingKey, string];
-
-function tlsContradictions(config: Config): Contradiction[] {
-  const { tlsCert, tlsKey, tlsPort, clientTlsSslmode: mode, clientTlsCaFile: ca } = config;
-  const found: Contradiction[] = [];
-  if (tlsCert !== undefined && tlsKey === undefined) found.push(["tlsCert", "set tls_key too"]);
-  if (tlsKey !== undefined && tlsCert === undefined) found.push(["tlsKey", "set tls_cert too"]);
-  if (tlsCert === undefined) {
-    if (tlsPort !== undefined) found.push(["tlsPort", "set tls_cert and tls_key too"]);
-    if (isTlsDemanded(config)) found.push(["clientTlsSslmode", `${mode} needs tls_cert and tls_key`]);
-  }
-  if (mode === "disable" && tlsPort !== undefined) found.push(["clientTlsSslmode", "disable contradicts tls_port"]);
-  if (mode.startsWith("verify-") && ca === undefined)
-    found.push(["clientTlsSslmode", `${mode} needs client_tls_ca_file`]);
-  if (ca !== undefined && !mode.startsWith("verify-")) {
-    found.push(["clientTlsCaFile", "is used with client_tls_sslmode = verify-ca or verify-full alone"]);
-  }
-  if (tlsPort !== undefined && tlsPort === config.port && tlsPort !== 0) found.push(["tlsPort", "is port as well"]);
-
-  const upstream = ["upstreamTlsCa", "upstreamTlsCert", "upstreamTlsKey"] as const;
-  for (const key of upstream) {
-    if (!config.upstreamTls && config[key] !== undefined) found.push([key, "is used with upstream_tls = true alone"]);
-  }
-  if (!config.upstreamTls && config.upstreamTlsNegotiation === "direct") {
-    found.push(["upstreamTlsNegotiation", "is used with upstream_tls = true alone"]);
-  }
-  if ((config.upstreamTlsCert === undefined) !== (config.upstreamTlsKey === undefined)) {
-    const key = config.upstreamTlsCert === undefined ? "upstreamTlsKey" : "upstreamTlsCert";
-    found.push([key, "upstream_tls_cert and upstream_tls_key belong together"]);
-  }
-  if (config.upstreamTls && config.upstreamHost.startsWith("/")) {
-    found.push(["upstreamTls", "PostgreSQL does not encrypt its Unix-domain socket: leave it off"]);
-  }
-  return found;
+/** Only what is certain: a name that resolves to this machine is not asked for. */
+function isOwnAddress({ port, tlsPort, upstreamPort, upstreamHost, listenHosts, unixSocketDir }: Config): boolean {
+  if (upstreamHost.startsWith("/")) return upstreamHost === unixSocketDir && upstreamPort === port;
+  if (upstreamPort !== port && upstreamPort !== tlsPort) return false;
+  const isLoopback = upstreamHost === "localhost" || upstreamHost === "::1" || isLoopbackIPv4(upstreamHost);
+  return listenHosts.some((host) => host === upstreamHost || (isLoopback && ["*", "::", "0.0.0.0"].includes(host)));
 }
 
-/** True where a client cannot come in without TLS. */
-function isTlsDemanded({ clientTlsSslmode: mode }: Config): boolean {
-  return mode !== "disable" && mode !== "allow";
+function isLoopbackIPv4(host: string): boolean {
+  return isIPv4(host) && host.startsWith("127.");
 }
 
-function loginContradictions(config: Config): Contradiction[] {
-  const found: Contradiction[] = [];
-  const mode = clientAuthOf(config);
-  const isPooled = config.poolMode !== "none";
-  if (mode === "relay") {
-    if (isPooled) {
-      found.push([
-        "clientAuth",
-        `relay ties each login to its own upstream connection: set scram with pool_mode = ${config.poolMode}`,
-      ]);
+/** Settings that do something only together with another. */
+const ONLY_WITH: readonly {
+  readonly keys: readonly SettingKey[];
+  /** What they need, as one would write it. */
+  readonly needed: string;
+  readonly isThere: (config: Config) => boolean;
+}[] = [
+  {
+    keys: ["clientTlsCaFile"],
+    needed: "client_tls_sslmode = verify-ca or verify-full",
+    isThere: ({ clientTlsSslmode }) => clientTlsSslmode.startsWith("verify-"),
+  },
+  {
+    keys: ["clientCertMap"],
+    needed: "client_tls_sslmode = verify-full",
+    isThere: ({ clientTlsSslmode }) => clientTlsSslmode === "verify-full",
+  },
+  {
+    keys: ["upstreamTlsCa", "upstreamTlsNegotiation", "upstreamTlsCert", "upstreamTlsKey"],
+    needed: "upstream_tls = true",
+    isThere: ({ upstreamTls }) => upstreamTls,
+  },
+  {
+    keys: ["credentialsFile", "authUser"],
+    needed: "client_auth = scram or cleartext",
+    isThere: (config) => clientAuthOf(config) !== "relay",
+  },
+  {
+    keys: ["authQuery", "authDbname"],
+    needed: "auth_user",
+    isThere: ({ authUser }) => authUser !== undefined,
+  },
+];
+
+function* unusedSettings(config: Config): Generator<Contradiction> {
+  for (const { keys, needed, isThere } of ONLY_WITH) {
+    if (isThere(config)) continue;
+    for (const key of keys) {
+      const { type, default: text } = settings[key];
+      if (config[key] !== type.parse(text)) yield [key, `is used together with ${needed} alone`];
     }
-    if (config.credentialsFile !== undefined)
-      found.push(["credentialsFile", "is used with client_auth = scram or cleartext alone"]);
-    if (config.authUser !== undefined) found.push(["authUser", "is used with client_auth = scram or cleartext alone"]);
-    return found;
   }
-  const hasVerifiers =
-    config.credentialsFile !== undefined || config.authUser !== undefined || config.poolPassword !== undefined;
-  if (!hasVerifiers) {
-    found.push([
+}
+
+function* clientTlsContradictions(config: Config): Generator<Contradiction> {
+  const { tlsCert, tlsKey, tlsPort, clientTlsSslmode: mode, clientTlsCaFile } = config;
+  if (tlsCert !== undefined && tlsKey === undefined) yield ["tlsCert", "needs tls_key"];
+  if (tlsCert === undefined && tlsKey !== undefined) yield ["tlsKey", "needs tls_cert"];
+  if (tlsCert === undefined && tlsPort !== undefined) yield ["tlsPort", "needs tls_cert and tls_key"];
+  if (tlsCert === undefined && mode !== "disable" && mode !== "allow") {
+    yield ["clientTlsSslmode", `${mode} needs tls_cert and tls_key`];
+  }
+  if (mode === "disable" && tlsPort !== undefined) yield ["clientTlsSslmode", "disable contradicts tls_port"];
+  if (mode.startsWith("verify-") && clientTlsCaFile === undefined) {
+    yield ["clientTlsSslmode", `${mode} needs client_tls_ca_file`];
+  }
+}
+
+function* upstreamTlsContradictions(config: Config): Generator<Contradiction> {
+  const { upstreamTls, upstreamTlsCert, upstreamTlsKey, upstreamHost } = config;
+  if (upstreamTlsCert !== undefined && upstreamTlsKey === undefined)
+    yield ["upstreamTlsCert", "needs upstream_tls_key"];
+  if (upstreamTlsCert === undefined && upstreamTlsKey !== undefined)
+    yield ["upstreamTlsKey", "needs upstream_tls_cert"];
+  if (upstreamTls && upstreamHost.startsWith("/")) {
+    yield ["upstreamTls", "PostgreSQL does not encrypt its Unix-domain socket: leave it off"];
+  }
+}
+
+function* loginContradictions(config: Config): Generator<Contradiction> {
+  const { clientTlsSslmode, credentialsFile, authUser, poolMode, poolPassword, superuserBypass, tlsCert } = config;
+  const method = clientAuthOf(config);
+  if (method === "relay" && poolMode !== "none") {
+    yield [
       "clientAuth",
-      `${mode} needs verifiers: set credentials_file, auth_user (for auth_query) or pool_password`,
-    ]);
+      `relay ties a login to an upstream connection of its own: pool_mode = ${poolMode} needs scram`,
+    ];
   }
-  if (mode === "cleartext" && config.tlsCert === undefined)
-    found.push(["clientAuth", "cleartext needs tls_cert and tls_key"]);
-  if (config.poolPassword !== undefined && !hasUpstreamCredential(config)) {
-    found.push([
-      "poolPassword",
-      "is not the roles' own password: set upstream_password too (or upstream_tls_cert, or upstream_require_auth = none)",
-    ]);
+  if (method !== "relay") {
+    if (credentialsFile === undefined && authUser === undefined && poolPassword === undefined) {
+      yield ["clientAuth", `${method} needs verifiers: credentials_file, auth_user (for auth_query) or pool_password`];
+    }
+    if (poolPassword !== undefined && !hasUpstreamCredential(config)) {
+      yield [
+        "poolPassword",
+        "is no role's own: upstream_password is needed too, or upstream_tls_cert, or upstream_require_auth = none",
+      ];
+    }
   }
-  return found;
+  if (method === "cleartext" && (tlsCert === undefined || clientTlsSslmode === "disable")) {
+    yield ["clientAuth", "cleartext needs TLS: tls_cert and tls_key, and client_tls_sslmode other than disable"];
+  }
+  for (const user of usersOfNetworks(config.allowFrom)) {
+    if (!superuserBypass.includes(user)) yield ["allowFrom", `"${user}" is not in superuser_bypass`];
+  }
 }
 
 /** `client_auth`, or what it is where it is not set. */
@@ -116,16 +163,4 @@ export function hasUpstreamCredential(
     config.upstreamTlsCert !== undefined ||
     config.upstreamRequireAuth.includes("none")
   );
-}
-
-/** Only what is certain: a name that resolves to this machine is not asked for. */
-function isOwnAddress({ port, upstreamPort, upstreamHost, listenHosts, unixSocketDir }: Config): boolean {
-  if (port !== upstreamPort) return false;
-  if (upstreamHost.startsWith("/")) return upstreamHost === unixSocketDir;
-  const isLoopback = upstreamHost === "localhost" || upstreamHost === "::1" || isLoopbackIPv4(upstreamHost);
-  return listenHosts.some((host) => host === upstreamHost || (isLoopback && ["*", "::", "0.0.0.0"].includes(host)));
-}
-
-function isLoopbackIPv4(host: string): boolean {
-  return isIPv4(host) && host.startsWith("127.");
 }

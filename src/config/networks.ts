@@ -2,6 +2,7 @@
  * Networks as `allow_from` has them: `10.0.0.0/8`, `2001:db8::/32`, `192.0.2.7`, and `user@network` for one user alone.
  */
 import { BlockList, isIPv4, isIPv6 } from "node:net";
+import { quoted } from "./one-line.ts";
 import { SettingError } from "./setting-types.ts";
 
 interface Network {
@@ -19,6 +20,11 @@ interface NetworkEntry {
 /** @throws SettingError naming the entry. */
 export function checkNetworks(entries: readonly string[]): void {
   for (const entry of entries) parseEntry(entry);
+}
+
+/** The users that entries are for. */
+export function usersOfNetworks(entries: readonly string[]): ReadonlySet<string> {
+  return new Set(entries.flatMap((entry) => parseEntry(entry).user ?? []));
 }
 
 /** Which addresses may connect as whom. */
@@ -49,9 +55,9 @@ export class AllowedNetworks {
     if (address === undefined) return true;
     const list = (user === undefined ? undefined : this.#users.get(user)) ?? this.#everybody;
     if (list === undefined) return true;
-    // A socket that listens on IPv6 sees IPv4 clients in this form.
-    const plain = address.toLowerCase().startsWith("::ffff:") && isIPv4(address.slice(7)) ? address.slice(7) : address;
-    const withoutZone = plain.replace(/%.*$/, "");
+    // fe80::1%eth0: the interface is no part of the address. An IPv4 client of an IPv6 socket is ::ffff:192.0.2.7, which
+    // BlockList takes for 192.0.2.7.
+    const withoutZone = address.replace(/%.*$/, "");
     return list.check(withoutZone, isIPv4(withoutZone) ? "ipv4" : "ipv6");
   }
 }
@@ -64,7 +70,7 @@ function parseEntry(entry: string): NetworkEntry {
   const at = entry.lastIndexOf("@");
   const network = parseNetwork(entry.slice(at + 1));
   if (network === undefined || at === 0) {
-    throw new SettingError(`"${entry}" is not a network: write 10.0.0.0/8, 2001:db8::/32, or user@192.0.2.7`);
+    throw new SettingError(`${quoted(entry)} is not a network: write 10.0.0.0/8, 2001:db8::/32, or user@192.0.2.7`);
   }
   return { user: at === -1 ? undefined : entry.slice(0, at), network };
 }

@@ -57,7 +57,6 @@ function readLimited(path: string, status: Stats): Buffer {
 
 function explain(error: NodeJS.ErrnoException): string {
   if (error instanceof TooLargeError) return "it is larger than 1 MiB: that is no configuration file";
-  if (error.code === "ERR_ENCODING_INVALID_ENCODED_DATA") return "it is not UTF-8 text";
   return explainFileError(error);
 }
 

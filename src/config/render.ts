@@ -20,7 +20,8 @@ export function renderSettingsHelp(width: number): string {
     lines.push("", `${group}:`);
     for (const setting of members) {
       const short = setting.shortFlag === undefined ? "    " : `-${setting.shortFlag}, `;
-      const flag = setting.flag === undefined ? `  (file) ${setting.name}` : `  ${short}--${setting.flag}`;
+      // A secret has no flag; its variable is what one can write instead.
+      const flag = setting.flag === undefined ? `      ${setting.env}` : `  ${short}--${setting.flag}`;
       const kept = setting.default === "" ? "" : ` (default ${setting.default})`;
       lines.push(...besides(flag, `${setting.doc}${kept}`, width));
     }
@@ -135,9 +136,13 @@ millisecond are allowed.
 
 ## Secrets
 
-Passwords have no flag, because a command line is visible to every user of a machine: they stand in the file or in the
-environment. A file that holds one and that others can read is a warning; its mode should be 600 (a file of root's may be
-readable for its group, 640). No message, log line or \`pgvpd check\` shows a secret.
+Passwords have no flag, because a command line is visible to every user of a machine: they stand in a file of their own,
+in pgvpd.conf or in the environment. \`pool_password_file\` and \`upstream_password_file\` name files that hold the password
+and nothing else; a line ending behind it does not count. Giving the password and its file is an error.
+
+Files of secrets - passwords, private keys, \`credentials_file\` - have mode 600, or 640 where they are root's, as
+PostgreSQL demands it of its own keys; with any other mode pgvpd does not start. A pgvpd.conf that holds a password and
+that others can read is a warning. No message, log line or \`pgvpd check\` shows a secret.
 
 ## Kubernetes
 
@@ -147,8 +152,9 @@ specification and they are gone.
 
 ## Changing settings
 
-Settings are read at start. Reloading them while pgvpd runs is not there yet: start anew. On SIGTERM the connections that
-are open may go on for \`drain_timeout\` seconds, while a new process already takes the port.
+Settings are read at start. SIGHUP reads the files of certificates, keys and CAs again, for connections from then on;
+where one of them cannot be used nothing changes, and the log says why. For other settings start anew: on SIGTERM the
+connections that are open may go on for \`drain_timeout\` seconds, while a new process already takes the port.
 
 ## Settings`;
 

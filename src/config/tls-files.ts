@@ -1,9 +1,12 @@
 /**
  * Certificates, keys and CAs of one side, read from the files that the settings name and made into what node:tls takes.
+ * What node:tls itself would notice only in a handshake, or never, is refused here.
  */
+import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createSecureContext, type SecureContext } from "node:tls";
-import { explainFileError, readSecretFile } from "./secret-file.ts";
+import { oneLine } from "./one-line.ts";
+import { naming, readSecretFile } from "./secret-file.ts";
 
 interface FileSetting {
   readonly setting: string;
@@ -16,37 +19,76 @@ interface FileSetting {
  *
  * @throws Error with a text for the operator: the setting, the file, and what is wrong with it.
  */
-export function loadTlsFiles({ cert, key, ca }: Record<"cert" | "key" | "ca", FileSetting>): SecureContext {
-  const options = {
-    ...(cert.path === undefined ? {} : { cert: readPem(cert.setting, cert.path) }),
-    ...(key.path === undefined ? {} : { key: explained(key, () => readSecretFile(key.path ?? "")) }),
-    ...(ca.path === undefined ? {} : { ca: readPem(ca.setting, ca.path) }),
-  };
+export function loadTlsFiles(files: Record<"cert" | "key" | "ca", FileSetting>): SecureContext {
+  const cert = load(files.cert, readCertificates);
+  const key = load(files.key, readPrivateKey);
+  const ca = load(files.ca, readCertificates);
+  if (cert && key && !new X509Certificate(cert).checkPrivateKey(createPrivateKey(key))) {
+    throw new Error(`${describe(files.key)}: it is not the key of ${describe(files.cert)}`);
+  }
   try {
-    return createSecureContext({ ...options, minVersion: "TLSv1.2" });
+    return createSecureContext({
+      ...(cert && { cert }),
+      ...(key && { key }),
+      ...(ca && { ca }),
+      minVersion: "TLSv1.2",
+    });
   } catch (cause) {
-    const names = [cert, key, ca].filter(({ path }) => path !== undefined).map(({ setting }) => setting);
-    throw new Error(`${names.join(", ")}: cannot be used together: ${(cause as Error).message}`, { cause });
+    const given = Object.values(files).filter(({ path }) => path !== undefined);
+    throw new Error(`${given.map(describe).join(", ")}: ${(cause as Error).message}`, { cause });
   }
 }
 
-function readPem(setting: string, path: string): Buffer {
-  return explained({ setting, path }, () => {
-    let bytes: Buffer;
-    try {
-      bytes = readFileSync(path);
-    } catch (cause) {
-      throw new Error(`${path}: ${explainFileError(cause as NodeJS.ErrnoException)}`, { cause });
-    }
-    if (!bytes.includes("-----BEGIN ")) throw new Error(`${path}: it holds no certificate in PEM form`);
-    return bytes;
-  });
-}
-
-function explained<T>({ setting }: FileSetting, read: () => T): T {
+/** Undefined where the setting is not set. */
+function load({ setting, path }: FileSetting, read: (path: string) => Buffer): Buffer | undefined {
+  if (path === undefined) return undefined;
   try {
-    return read();
+    return read(path);
   } catch (cause) {
     throw new Error(`${setting}: ${(cause as Error).message}`, { cause });
   }
+}
+
+const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^]*?-----END CERTIFICATE-----/g;
+
+/** One or several, each of them whole: OpenSSL would leave out those that are not. */
+function readCertificates(path: string): Buffer {
+  return naming(path, () => {
+    const pem = readFileSync(path);
+    const certificates = pem.toString("latin1").match(CERTIFICATE) ?? [];
+    if (certificates.length === 0) throw new Error("it holds no certificate in PEM form");
+    for (const [index, certificate] of certificates.entries()) {
+      if (!isCertificate(certificate)) throw new Error(`its certificate ${index + 1} is broken`);
+    }
+    return pem;
+  });
+}
+
+function isCertificate(pem: string): boolean {
+  try {
+    return new X509Certificate(pem).raw.length > 0;
+  } catch {
+    return false;
+  }
+}
+
+function readPrivateKey(path: string): Buffer {
+  const pem = readSecretFile(path);
+  return naming(path, () => {
+    try {
+      createPrivateKey(pem);
+    } catch (cause) {
+      // -----BEGIN ENCRYPTED PRIVATE KEY-----, or Proc-Type: 4,ENCRYPTED
+      const isEncrypted = pem.includes("ENCRYPTED");
+      const problem = isEncrypted
+        ? "it has a passphrase: pgvpd takes a key without one"
+        : "it holds no private key in PEM form";
+      throw new Error(problem, { cause });
+    }
+    return pem;
+  });
+}
+
+function describe({ setting, path = "" }: FileSetting): string {
+  return `${setting}: ${oneLine(path)}`;
 }

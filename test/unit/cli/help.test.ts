@@ -19,10 +19,18 @@ async function outputOf(command: () => Promise<number>): Promise<string> {
 describe("pgvpd --help", () => {
   it("has every setting of this version with its flag, its default and what it means", () => {
     const text = renderHelp(110).replace(/\s+/g, " ");
-    for (const [, { flag, doc, default: kept, notYet }] of settingList) {
+    for (const [, { flag, env, doc, default: kept, notYet }] of settingList) {
       if (notYet !== undefined) continue;
-      expect(text).toContain(`--${flag} ${doc}${kept === "" ? "" : ` (default ${kept})`}`);
+      const given = flag === undefined ? env : `--${flag}`;
+      expect(text).toContain(` ${given} ${doc}${kept === "" ? "" : ` (default ${kept})`}`);
     }
+  });
+
+  it("has the variable of a secret, which has no flag", () => {
+    const lines = renderHelp(110).split("\n");
+    expect(lines.some((line) => line.startsWith("      PGVPD_POOL_PASSWORD   One password"))).toBe(true);
+    expect(lines).toContain("      PGVPD_UPSTREAM_PASSWORD");
+    expect(renderHelp(110)).not.toMatch(/--(pool|upstream)-password |undefined/);
   });
 
   it("names what this version lacks", () => {

@@ -87,9 +87,8 @@ describe("the file", () => {
 describe("a file with a password", () => {
   const isRoot = process.getuid?.() === 0;
   const warningsOf = (mode: number, uid?: number): readonly string[] => {
-    // Passwords are of a later version, so the start fails; what was noticed besides comes with the error.
     const file = "upstream_password = hunter2\n";
-    return errorOf(uid === undefined ? { file, mode } : { file, mode, uid }).warnings;
+    return load(uid === undefined ? { file, mode } : { file, mode, uid }).warnings;
   };
 
   it("that others can read is a warning, which does not show it", () => {
@@ -112,6 +111,11 @@ describe("a file with a password", () => {
 
   it("of anybody else may not", () => {
     for (const mode of [0o640, 0o620, 0o610]) expect(warningsOf(mode, isRoot ? 1000 : undefined)).toHaveLength(1);
+  });
+
+  it("is told of where the start fails too", () => {
+    const { warnings } = errorOf({ file: "upstream_password = hunter2\nport = x\n", mode: 0o644 });
+    expect(warnings).toHaveLength(1);
   });
 
   it("that is empty is none either", () => {

@@ -78,10 +78,7 @@ describe("what pgvpd 1.0 documents", () => {
 describe("a setting whose feature is not there", () => {
   it.each([
     ["pool_mode = session", "connection pooling yet: leave it at none"],
-    ["upstream_tls = yes", "TLS to the upstream server yet: leave it at false"],
-    ["upstream_tls_verify = no", "TLS to the upstream server yet: leave it at true"],
-    ["tls_port = 6433", "TLS for clients yet: leave it out"],
-    ["pool_password = x", "connection pooling yet: leave it out"],
+    ["pool_size = 50", "connection pooling yet: leave it at 20"],
     ["resolvers = resolvers.toml", "context resolvers yet: leave it out"],
     ["tenant_allow = acme", "limits and lists of tenants yet: leave it out"],
     ["admin_port = 9090", "the admin API yet: leave it out"],
@@ -91,8 +88,19 @@ describe("a setting whose feature is not there", () => {
   });
 
   it("takes its default in another spelling", () => {
-    expect(load({ file: "pool_mode = NONE\nupstream_tls = No\npool_idle_timeout = 300.0\n" }).config.upstreamTls).toBe(
-      false,
-    );
+    expect(load({ file: "pool_mode = NONE\npool_idle_timeout = 300.0\n" }).config.poolMode).toBe("none");
+  });
+
+  it("is all that is wrong with a file for the session pool of 1.0", () => {
+    const file = `pool_mode = session
+      pool_size = 20
+      pool_password = secret
+      upstream_password = secret
+      pool_idle_timeout = 300
+      pool_checkout_timeout = 5`;
+    expect(problemsOf({ file })).toEqual([
+      'pgvpd.conf:1: pool_mode "session": this version of pgvpd does not have connection pooling yet: leave it at none',
+    ]);
+    expect(load({ file: file.replace("session", "none") }).config.poolPassword?.reveal()).toBe("secret");
   });
 });

@@ -150,6 +150,89 @@ describe("upstream_startup_parameters", () => {
   });
 });
 
+describe("the login", () => {
+  it("has its defaults", () => {
+    expect(load({}).config).toMatchObject({
+      clientAuth: undefined,
+      credentialsFile: undefined,
+      authUser: undefined,
+      authDbname: "postgres",
+      authCacheTtlMs: 5_000,
+      upstreamRequireAuth: [],
+      scramIterations: 4_096,
+      allowFrom: [],
+      loginThrottleMs: 1_000,
+    });
+  });
+
+  it("is checked by relay, scram or cleartext", () => {
+    expect(load({ file: "client_auth = Relay\n" }).config.clientAuth).toBe("relay");
+    expect(refuses("client_auth = md5\n")).toMatch(/client_auth "md5": expected relay, scram or cleartext$/);
+  });
+
+  it("may be asked for upstream by the methods that libpq knows", () => {
+    const { config } = load({ file: "upstream_require_auth = scram-sha-256, md5, password, none\n" });
+    expect(config.upstreamRequireAuth).toEqual(["scram-sha-256", "md5", "password", "none"]);
+    for (const method of ["gss", "!md5", "SCRAM-SHA-256", "trust"]) {
+      expect(refuses(`upstream_require_auth = md5, ${method}\n`)).toContain(
+        `"${method}" is not one of scram-sha-256, md5, password, none`,
+      );
+    }
+  });
+
+  it("has numbers with limits", () => {
+    const file = "auth_cache_ttl = 0\nscram_iterations = 100000\nlogin_throttle = 0.5\n";
+    expect(load({ file }).config).toMatchObject({ authCacheTtlMs: 0, scramIterations: 100_000, loginThrottleMs: 500 });
+    expect(refuses("auth_cache_ttl = 3601\n")).toMatch(/expected seconds, from 0 to 3600$/);
+    expect(refuses("scram_iterations = 4095\n")).toMatch(/expected a whole number from 4096 to 100000$/);
+    expect(refuses("scram_iterations = 100001\n")).toMatch(/expected a whole number from 4096 to 100000$/);
+    expect(refuses("login_throttle = 61\n")).toMatch(/expected seconds, from 0 to 60$/);
+  });
+
+  it("has a role, a query and a database that are not empty", () => {
+    expect(refuses("auth_user = none\n")).toMatch(/"none" is no role/);
+    expect(refuses("auth_query =\n")).toMatch(/expected an SQL query$/);
+    expect(refuses("auth_dbname =\n")).toMatch(/expected the name of a database$/);
+  });
+});
+
+describe("TLS", () => {
+  it("has its defaults", () => {
+    expect(load({}).config).toMatchObject({
+      tlsCert: undefined,
+      tlsKey: undefined,
+      tlsPort: undefined,
+      clientTlsSslmode: "allow",
+      clientTlsCaFile: undefined,
+      clientCertMap: "tenant",
+      upstreamTls: false,
+      upstreamTlsVerify: true,
+      upstreamTlsCa: undefined,
+      upstreamTlsNegotiation: "postgres",
+      upstreamTlsCert: undefined,
+      upstreamTlsKey: undefined,
+    });
+  });
+
+  it.each(["disable", "allow", "require", "verify-ca", "verify-full"])("may be %s with clients", (mode) => {
+    const file = `client_tls_sslmode = ${mode}\ntls_cert = c\ntls_key = k\n`;
+    const ca = mode.startsWith("verify-") ? "client_tls_ca_file = ca\n" : "";
+    expect(load({ file: file + ca }).config.clientTlsSslmode).toBe(mode);
+  });
+
+  it("may not be what would fall back: libpq's prefer", () => {
+    expect(refuses("client_tls_sslmode = prefer\n")).toMatch(
+      /expected disable, allow, require, verify-ca or verify-full$/,
+    );
+  });
+
+  it("has words for what a certificate names, and for how the upstream is asked", () => {
+    expect(refuses("client_cert_map = user\n")).toMatch(/expected tenant or role$/);
+    expect(refuses("upstream_tls_negotiation = fast\n")).toMatch(/expected postgres or direct$/);
+    expect(refuses("tls_port = 65536\n")).toMatch(/expected a whole number from 0 to 65535$/);
+  });
+});
+
 describe("text", () => {
   it("may hold no control characters", () => {
     expect(refuses("tenant_separator = a\u0000b\n")).toMatch(/expected at least one character$/);
