@@ -1,12 +1,14 @@
--- pgvpd: removes the functions of sql/setup.sql and sql/helpers.sql, and the schema pgvpd when nothing else is in it.
--- It takes no protection away: policies, row-level security, grants and the role app_user stay. The functions that
--- policies read the context with go together, and only when nothing in this database uses any of them.
+-- pgvpd: removes the functions of sql/setup.sql, sql/helpers.sql and sql/credentials.sql, and the schema pgvpd when nothing
+-- else is in it. It takes no protection away: policies, row-level security, grants and the role app_user stay. The
+-- functions that policies read the context with go together, and only when nothing in this database uses any of them.
+-- pgvpd.tenant_credentials goes when it is empty.
 DO $uninstall$
 DECLARE
   previous_path text := pg_catalog.current_setting('search_path');
   readers CONSTANT text[] := '{current_tenant_id,pgvpd_context,pgvpd_context_array,pgvpd_context_uuid_array,pgvpd_context_contains,pgvpd_context_text_contains}';
   item record;
   users text;
+  has_credentials boolean;
 BEGIN
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
@@ -28,7 +30,7 @@ BEGIN
     FROM pg_proc p
     WHERE p.pronamespace = to_regnamespace('pgvpd')
       AND p.proname IN ('users_of', 'make_way', 'install_reader', 'find_table', 'find_column', 'cast_to', 'role_hazards',
-                        'apply_policy', 'reads_context', 'opens_without_context', 'isolation_gaps', 'acl_condition')
+                        'apply_policy', 'reads_context', 'opens_without_context', 'isolation_gaps', 'acl_condition', 'find_credential')
   LOOP
     BEGIN
       EXECUTE format('DROP ROUTINE %s', item.signature);
@@ -36,6 +38,19 @@ BEGIN
       RAISE WARNING 'kept function %: %', item.signature, SQLERRM;
     END;
   END LOOP;
+
+  IF EXISTS (SELECT FROM pg_class c WHERE c.oid = to_regclass('pgvpd.tenant_credentials') AND c.relkind = 'r') THEN
+    BEGIN
+      SELECT EXISTS (SELECT FROM ONLY pgvpd.tenant_credentials) INTO has_credentials;
+      IF has_credentials THEN
+        RAISE WARNING 'kept table pgvpd.tenant_credentials: it holds credentials' USING HINT = 'DROP TABLE pgvpd.tenant_credentials;';
+      ELSE
+        DROP TABLE pgvpd.tenant_credentials;
+      END IF;
+    EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
+      RAISE WARNING 'kept table pgvpd.tenant_credentials: %', SQLERRM;
+    END;
+  END IF;
 
   IF to_regnamespace('pgvpd') IS NOT NULL THEN
     BEGIN
