@@ -31,7 +31,7 @@ export async function serve(args: readonly string[]): Promise<number> {
 function reload(proxy: ProxyServer, log: Logger): void {
   try {
     proxy.reload();
-    log.info("reloaded the certificates; other settings take effect with a restart");
+    log.info("reloaded certificates and credentials; other settings take effect with a restart");
   } catch (error) {
     log.error({ err: error }, `could not reload, everything stays as it was: ${(error as Error).message}`);
   }

@@ -2,9 +2,7 @@
  * The composition root: puts the services together, opens the listeners, starts a Session for each connection, and ends
  * them. It holds no logic of a session, and reads no configuration source.
  */
-import { hasUpstreamCredential } from "../config/contradictions.ts";
 import { AllowedNetworks } from "../config/networks.ts";
-import { readSecretFile } from "../config/secret-file.ts";
 import type { Config } from "../config/settings.ts";
 import { ProxyError } from "../errors/proxy-error.ts";
 import { systemClock } from "../lib/clock.ts";
@@ -13,9 +11,7 @@ import { TokenBucket } from "../lib/token-bucket.ts";
 import type { Logger } from "../observe/logger.ts";
 import { Metrics } from "../observe/metrics.ts";
 import { SafeRoles } from "../proxy/context/role-safety.ts";
-import { AuthQuery, type AuthQueryServices } from "../proxy/auth/auth-query.ts";
-import { Credentials, deriveMockKey } from "../proxy/auth/credentials.ts";
-import { loadCredentialsFile } from "../proxy/auth/credentials-file.ts";
+import { Credentials } from "../proxy/auth/credentials.ts";
 import { LoginThrottle } from "../proxy/auth/login-throttle.ts";
 import { ClientTls } from "../proxy/client/client-tls.ts";
 import { isDirectReadSafe } from "../proxy/forward/direct-read-check.ts";
@@ -43,7 +39,8 @@ export class ProxyServer {
   #listeners: Listener[] = [];
   #clientTls: ClientTls | undefined;
   #upstreamTls: UpstreamTls | undefined;
-  #authQuery: AuthQuery | undefined;
+  #credentials: Credentials | undefined;
+  #roleDefaults: RoleDefaults | undefined;
   #nextId = 1;
   #draining: Promise<void> | undefined;
 
@@ -78,14 +75,16 @@ export class ProxyServer {
     this.#upstreamTls = config.upstreamTls ? new UpstreamTls(config) : undefined;
     const dial = createDial(config, this.#upstreamTls);
     const login = { config, clock: systemClock, dial, keyCache: new KeyCache(), log: this.#log };
+    this.#credentials = Credentials.open(config, login);
+    this.#roleDefaults = new RoleDefaults(login);
     const services: ProxyServices = {
       ...login,
       clientTls: this.#clientTls,
       upstreamTls: this.#upstreamTls,
       networks: new AllowedNetworks(config.allowFrom),
       throttle: new LoginThrottle(systemClock, config.loginThrottleMs),
-      credentials: this.#openCredentials(login),
-      roleDefaults: new RoleDefaults(login),
+      credentials: this.#credentials,
+      roleDefaults: this.#roleDefaults,
       cancelKeys: createCancelKeys(),
       cancelRate: new TokenBucket(systemClock, CANCELS_PER_SECOND, CANCEL_BURST),
       safeRoles: new SafeRoles(systemClock),
@@ -106,13 +105,15 @@ export class ProxyServer {
   }
 
   /**
-   * Reads certificates, keys and CAs again, for connections from now on; those that are open keep theirs.
+   * Reads certificates, keys, CAs and credentials_file again, for connections from now on; those that are open keep
+   * theirs. What roles have as their defaults is learned anew.
    *
    * @throws Error naming the file that cannot be used; everything stays as it was then.
    */
   reload(): void {
-    const reloads = [this.#clientTls?.prepareReload(), this.#upstreamTls?.prepareReload()];
+    const reloads = [this.#clientTls, this.#upstreamTls, this.#credentials].map((part) => part?.prepareReload());
     for (const take of reloads) take?.();
+    this.#roleDefaults?.forget();
   }
 
   /**
@@ -129,37 +130,20 @@ export class ProxyServer {
     this.#stopListening();
     for (const session of this.#sessions.keys()) session.terminate(new ProxyError("shutdown"));
     await Promise.all(this.#sessions.values());
-    this.#authQuery?.close();
+    this.#credentials?.close();
   }
 
   async #drain(): Promise<void> {
     this.#stopListening();
     using _timer = systemClock.after(this.#config.drainTimeoutMs, () => void this.closeNow());
     await Promise.all(this.#sessions.values());
-    this.#authQuery?.close();
+    this.#credentials?.close();
   }
 
   /** Does not wait: a server's close does so for its connections, and those are waited for as sessions. */
   #stopListening(): void {
     for (const listener of this.#listeners) void listener.close();
     this.#listeners = [];
-  }
-
-  #openCredentials(services: AuthQueryServices): Credentials {
-    const config = this.#config;
-    const { authUser, credentialsFile, tlsKey } = config;
-    const ownRoles = new Set(authUser === undefined ? [] : [authUser]);
-    const file = credentialsFile === undefined ? undefined : loadCredentialsFile(credentialsFile, ownRoles);
-    if (file?.hasBound === true && !hasUpstreamCredential(config)) {
-      throw new Error(
-        "credentials_file: lines with tenants= are not the roles' own passwords: set upstream_password (or upstream_tls_cert)",
-      );
-    }
-    if (authUser !== undefined) {
-      this.#authQuery = new AuthQuery(config, file?.ownPassword(authUser), services);
-    }
-    const mockKey = tlsKey === undefined ? {} : { mockKey: deriveMockKey(readSecretFile(tlsKey)) };
-    return new Credentials(config, { file, authQuery: this.#authQuery, ...mockKey });
   }
 
   async #checkDirectRead(): Promise<boolean> {

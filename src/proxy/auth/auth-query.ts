@@ -43,8 +43,8 @@ interface Answer {
 export class AuthQuery {
   readonly #config: AuthConfig;
   readonly #services: AuthQueryServices;
-  readonly #secrets: UpstreamSecrets;
-  readonly #login: LoginServices;
+  #secrets: UpstreamSecrets = {};
+  #login: LoginServices;
   readonly #answers: LRUCache<string, Answer>;
   readonly #asking = new Map<string, Promise<Answer>>();
   #connection: OpeningUpstream | undefined;
@@ -52,19 +52,29 @@ export class AuthQuery {
   #last: Promise<unknown> = Promise.resolve();
   #isClosed = false;
 
-  /** @param own password of `auth_user`; undefined: it logs in with `upstream_password`, where there is one. */
-  constructor(config: AuthConfig, own: OwnPassword | undefined, services: AuthQueryServices) {
+  constructor(config: AuthConfig, services: AuthQueryServices) {
     this.#config = config;
     this.#services = services;
-    this.#secrets = own !== undefined && "md5" in own ? own : {};
-    const password = own === undefined ? {} : { upstreamPassword: "password" in own ? own.password : undefined };
-    this.#login = { keyCache: services.keyCache, config: { ...services.config, ...password } };
+    this.#login = services;
     this.#answers = new LRUCache({
       max: MAX_ANSWERS,
       ttl: Math.max(config.authCacheTtlMs, 1),
       ttlResolution: 0,
       perf: services.clock,
     });
+  }
+
+  /**
+   * From the next connection on, and with no answer from before.
+   *
+   * @param own password of `auth_user`; undefined: it logs in with `upstream_password`, where there is one.
+   */
+  logInWith(own: OwnPassword | undefined): void {
+    const { keyCache, config } = this.#services;
+    const password = own === undefined ? {} : { upstreamPassword: "password" in own ? own.password : undefined };
+    this.#secrets = own !== undefined && "md5" in own ? own : {};
+    this.#login = { keyCache, config: { ...config, ...password } };
+    this.#answers.clear();
   }
 
   /** @throws ProxyError credentials_unavailable (08001); whatever aborts `signal`. */

@@ -3,18 +3,30 @@
  * of them knows gets a verifier all the same, which no password fits: whoever tries learns nothing from the difference.
  */
 import { createHash, createHmac, randomBytes } from "node:crypto";
-import { clientAuthOf } from "../../config/contradictions.ts";
+import { clientAuthOf, hasUpstreamCredential } from "../../config/contradictions.ts";
+import { readSecretFile } from "../../config/secret-file.ts";
 import type { Config } from "../../config/settings.ts";
 import { deriveVerifier } from "../../protocol/scram/keys.ts";
 import type { ScramVerifier } from "../../protocol/scram/verifier.ts";
 import type { Identity } from "../tenant/identity.ts";
-import type { AuthQuery } from "./auth-query.ts";
+import { AuthQuery, type AuthQueryServices } from "./auth-query.ts";
 import { isScram, type Credential, type FoundCredential } from "./credential.ts";
-import type { CredentialsFile } from "./credentials-file.ts";
+import { loadCredentialsFile, type CredentialsFile } from "./credentials-file.ts";
 
 const SALT_BYTES = 16;
 
-type CredentialsConfig = Pick<Config, "clientAuth" | "poolMode" | "poolPassword" | "scramIterations">;
+type CredentialsConfig = Pick<
+  Config,
+  | "clientAuth"
+  | "poolMode"
+  | "poolPassword"
+  | "scramIterations"
+  | "credentialsFile"
+  | "authUser"
+  | "upstreamPassword"
+  | "upstreamTlsCert"
+  | "upstreamRequireAuth"
+>;
 
 export interface CredentialSources {
   readonly file: CredentialsFile | undefined;
@@ -25,15 +37,43 @@ export interface CredentialSources {
 
 export class Credentials {
   readonly #config: CredentialsConfig;
-  readonly #sources: CredentialSources;
+  readonly #authQuery: AuthQuery | undefined;
   readonly #mockKey: Buffer;
+  #file: CredentialsFile | undefined;
   /** Of `pool_password`; made when it is needed first. */
   #sharedVerifier: Promise<ScramVerifier> | undefined;
 
-  constructor(config: CredentialsConfig, sources: CredentialSources) {
+  constructor(config: CredentialsConfig, { file, authQuery, mockKey = randomBytes(32) }: CredentialSources) {
     this.#config = config;
-    this.#sources = sources;
-    this.#mockKey = sources.mockKey ?? randomBytes(32);
+    this.#authQuery = authQuery;
+    this.#mockKey = mockKey;
+    this.#useFile(file);
+  }
+
+  /** With all that the configuration names. @throws Error naming the file, the line and what is wrong. */
+  static open(config: Config, services: AuthQueryServices): Credentials {
+    const { authUser, tlsKey } = config;
+    return new Credentials(config, {
+      file: loadFile(config),
+      authQuery: authUser === undefined ? undefined : new AuthQuery(config, services),
+      ...(tlsKey === undefined ? {} : { mockKey: deriveMockKey(readSecretFile(tlsKey)) }),
+    });
+  }
+
+  /**
+   * Reads `credentials_file` again.
+   *
+   * @returns what puts it to use, for logins from now on.
+   * @throws Error naming the file, the line and what is wrong.
+   */
+  prepareReload(): () => void {
+    const file = loadFile(this.#config);
+    return () => this.#useFile(file);
+  }
+
+  /** Closes the connection of auth_query. */
+  close(): void {
+    this.#authQuery?.close();
   }
 
   /**
@@ -53,7 +93,7 @@ export class Credentials {
     const tenant = identity.kind === "tenant" ? identity.tenant : undefined;
     const found =
       this.#fromFile(identity.loginRole, tenant) ??
-      (await this.#sources.authQuery?.find(identity.loginRole, tenant, signal)) ??
+      (await this.#authQuery?.find(identity.loginRole, tenant, signal)) ??
       (await this.#shared());
     if (found === undefined) return this.#mock(identity, "no credential has this name");
     if (!isScram(found.verifier) && clientAuthOf(this.#config) === "scram") {
@@ -62,8 +102,13 @@ export class Credentials {
     return { ...found, problem: undefined };
   }
 
+  #useFile(file: CredentialsFile | undefined): void {
+    this.#file = file;
+    this.#authQuery?.logInWith(file?.ownPassword(this.#config.authUser ?? ""));
+  }
+
   #fromFile(role: string, tenant: string | undefined): Credential | undefined {
-    const line = this.#sources.file?.find(role, tenant);
+    const line = this.#file?.find(role, tenant);
     return line && { verifier: line.verifier, isForeign: line.isBound };
   }
 
@@ -88,7 +133,18 @@ export class Credentials {
   }
 }
 
+function loadFile({ credentialsFile, authUser, ...config }: CredentialsConfig): CredentialsFile | undefined {
+  if (credentialsFile === undefined) return undefined;
+  const file = loadCredentialsFile(credentialsFile, new Set(authUser === undefined ? [] : [authUser]));
+  if (file.hasBound && !hasUpstreamCredential(config)) {
+    throw new Error(
+      `${credentialsFile}: a line with tenants= does not open PostgreSQL: set upstream_password (or upstream_tls_cert)`,
+    );
+  }
+  return file;
+}
+
 /** The salts of names that do not exist, the same in every process with this TLS key, and of no use to who sees them. */
-export function deriveMockKey(privateKey: Buffer): Buffer {
+function deriveMockKey(privateKey: Buffer): Buffer {
   return createHash("sha256").update("pgvpd: salts of names that do not exist\0").update(privateKey).digest();
 }

@@ -64,6 +64,11 @@ export class RoleDefaults {
     return learned.finally(() => this.#learning.delete(name));
   }
 
+  /** From now on everything is asked anew. */
+  forget(): void {
+    this.#pairs.clear();
+  }
+
   async #learn(
     role: string,
     database: string,
