@@ -2,6 +2,7 @@
  * The composition root: puts the services together, opens the listeners, starts a Session for each connection, and ends
  * them. It holds no logic of a session, and reads no configuration source.
  */
+import { clientAuthOf, hasUpstreamCredential } from "../config/contradictions.ts";
 import { AllowedNetworks } from "../config/networks.ts";
 import type { Config } from "../config/settings.ts";
 import { ProxyError } from "../errors/proxy-error.ts";
@@ -101,7 +102,15 @@ export class ProxyServer {
       this.#log,
       systemClock,
     );
+    this.#learnDefaults();
     return this.#listeners.map(({ address }) => address);
+  }
+
+  /** In the background: a login that comes before it is done learns its own. */
+  #learnDefaults(): void {
+    const { loginRoles, authDbname } = this.#config;
+    if (clientAuthOf(this.#config) === "relay" || !hasUpstreamCredential(this.#config)) return;
+    void this.#roleDefaults?.learnAll(loginRoles, authDbname);
   }
 
   /**
@@ -114,6 +123,7 @@ export class ProxyServer {
     const reloads = [this.#clientTls, this.#upstreamTls, this.#credentials].map((part) => part?.prepareReload());
     for (const take of reloads) take?.();
     this.#roleDefaults?.forget();
+    this.#learnDefaults();
   }
 
   /**
@@ -130,14 +140,19 @@ export class ProxyServer {
     this.#stopListening();
     for (const session of this.#sessions.keys()) session.terminate(new ProxyError("shutdown"));
     await Promise.all(this.#sessions.values());
-    this.#credentials?.close();
+    this.#closeOwnConnections();
   }
 
   async #drain(): Promise<void> {
     this.#stopListening();
     using _timer = systemClock.after(this.#config.drainTimeoutMs, () => void this.closeNow());
     await Promise.all(this.#sessions.values());
+    this.#closeOwnConnections();
+  }
+
+  #closeOwnConnections(): void {
     this.#credentials?.close();
+    this.#roleDefaults?.close();
   }
 
   /** Does not wait: a server's close does so for its connections, and those are waited for as sessions. */

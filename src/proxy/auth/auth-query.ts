@@ -11,12 +11,11 @@ import { Deadline, raceAbort } from "../../lib/deadline.ts";
 import type { Logger } from "../../observe/logger.ts";
 import { describeErrorResponse } from "../../protocol/backend-messages.ts";
 import { parseVerifier } from "../../protocol/scram/verifier.ts";
-import { encodeStartupMessage } from "../../protocol/startup.ts";
-import { awaitReady, Greeting, UpstreamRefusal } from "../upstream/await-ready.ts";
-import type { Dial } from "../upstream/dial.ts";
-import { logIn, type LoginServices, type UpstreamSecrets } from "../upstream/log-in.ts";
-import { openUpstream, type OpeningUpstream } from "../upstream/open-upstream.ts";
-import { encodePipeline, runPipeline, type Row } from "../upstream/pipeline.ts";
+import { UpstreamRefusal } from "../upstream/await-ready.ts";
+import type { UpstreamSecrets } from "../upstream/log-in.ts";
+import type { OpeningUpstream } from "../upstream/open-upstream.ts";
+import { ask, openOwnSession, type OwnSessionServices } from "../upstream/own-session.ts";
+import type { Row } from "../upstream/pipeline.ts";
 import type { Credential } from "./credential.ts";
 import type { OwnPassword } from "./credentials-file.ts";
 
@@ -29,9 +28,8 @@ const MAX_WAITING = 5_000;
 
 type AuthConfig = Pick<Config, "authUser" | "authQuery" | "authDbname" | "authCacheTtlMs">;
 
-export interface AuthQueryServices extends LoginServices {
+export interface AuthQueryServices extends OwnSessionServices {
   readonly clock: Clock;
-  readonly dial: Dial;
   readonly log: Logger;
 }
 
@@ -44,10 +42,10 @@ export class AuthQuery {
   readonly #config: AuthConfig;
   readonly #services: AuthQueryServices;
   #secrets: UpstreamSecrets = {};
-  #login: LoginServices;
+  #login: OwnSessionServices;
   readonly #answers: LRUCache<string, Answer>;
   readonly #asking = new Map<string, Promise<Answer>>();
-  #connection: OpeningUpstream | undefined;
+  #session: OpeningUpstream | undefined;
   /** Ends when nothing is asked: queries go one after the other. */
   #last: Promise<unknown> = Promise.resolve();
   #isClosed = false;
@@ -70,10 +68,10 @@ export class AuthQuery {
    * @param own password of `auth_user`; undefined: it logs in with `upstream_password`, where there is one.
    */
   logInWith(own: OwnPassword | undefined): void {
-    const { keyCache, config } = this.#services;
+    const { config } = this.#services;
     const password = own === undefined ? {} : { upstreamPassword: "password" in own ? own.password : undefined };
     this.#secrets = own !== undefined && "md5" in own ? own : {};
-    this.#login = { keyCache, config: { ...config, ...password } };
+    this.#login = { ...this.#services, config: { ...config, ...password } };
     this.#answers.clear();
   }
 
@@ -120,14 +118,13 @@ export class AuthQuery {
     } catch (cause) {
       this.#disconnect();
       if (cause instanceof ProxyError && cause.code === "credentials_unavailable") throw cause;
-      const detail = cause instanceof UpstreamRefusal ? describeErrorResponse(cause.response.body) : describe(cause);
-      throw new ProxyError("credentials_unavailable", { detail, cause });
+      throw new ProxyError("credentials_unavailable", { detail: describe(cause), cause });
     }
   }
 
   /** A connection that was idle may have died without a word: then a new one is tried, once. */
   async #query(role: string, tenant: string | undefined, signal: AbortSignal): Promise<readonly Row[]> {
-    const kept = this.#connection;
+    const kept = this.#session;
     if (kept !== undefined) {
       try {
         return await this.#queryOn(kept, role, tenant, signal);
@@ -139,53 +136,31 @@ export class AuthQuery {
     return this.#queryOn(await this.#connect(signal), role, tenant, signal);
   }
 
-  async #queryOn(
-    { stream }: OpeningUpstream,
+  #queryOn(
+    session: OpeningUpstream,
     role: string,
     tenant: string | undefined,
     signal: AbortSignal,
   ): Promise<readonly Row[]> {
-    const { authQuery } = this.#config;
-    const values = /\$2(?![0-9])/.test(authQuery) ? [role, tenant ?? null] : [role];
-    stream.write(encodePipeline([{ sql: authQuery, values }]));
-    const { results, error } = await runPipeline(stream, new Greeting(), signal);
-    if (error !== undefined) throw new ProxyError("credentials_unavailable", { detail: error.text });
-    return results[0] ?? [];
+    const { authQuery: sql } = this.#config;
+    return ask(session, { sql, values: /\$2(?![0-9])/.test(sql) ? [role, tenant ?? null] : [role] }, signal);
   }
 
   async #connect(signal: AbortSignal): Promise<OpeningUpstream> {
-    const { authUser = "", authDbname } = this.#config;
-    const connection = await openUpstream(this.#services.dial, signal);
-    try {
-      connection.stream.write(
-        encodeStartupMessage(0, [
-          { name: "user", value: authUser },
-          { name: "database", value: authDbname },
-          { name: "application_name", value: "pgvpd auth_query" },
-          { name: "client_encoding", value: "UTF8" },
-          { name: "default_transaction_read_only", value: "on" },
-        ]),
-      );
-      const greeting = new Greeting();
-      const login = { role: authUser, minor: 0, secrets: this.#secrets };
-      await awaitReady(
-        connection.stream,
-        greeting,
-        await logIn(connection, login, this.#login, greeting, signal),
-        signal,
-      );
-      if (this.#isClosed) throw new ProxyError("shutdown");
-    } catch (error) {
-      connection[Symbol.dispose]();
-      throw error;
+    const { authUser: role = "", authDbname: database } = this.#config;
+    const login = { role, database, secrets: this.#secrets, applicationName: "pgvpd auth_query" };
+    const session = await openOwnSession(login, this.#login, signal);
+    if (this.#isClosed) {
+      session[Symbol.dispose]();
+      throw new ProxyError("shutdown");
     }
-    this.#connection = connection;
-    return connection;
+    this.#session = session;
+    return session;
   }
 
   #disconnect(): void {
-    this.#connection?.[Symbol.dispose]();
-    this.#connection = undefined;
+    this.#session?.[Symbol.dispose]();
+    this.#session = undefined;
   }
 
   /** One row: name, verifier, and whether it is bound to the tenant; PgBouncer's queries give the first two. */
@@ -209,6 +184,8 @@ export class AuthQuery {
   }
 }
 
+/** For the log, in the words of the server where it has said something. */
 function describe(error: unknown): string {
+  if (error instanceof UpstreamRefusal) return describeErrorResponse(error.response.body);
   return error instanceof ProxyError ? (error.detail ?? error.message) : (error as Error).message;
 }

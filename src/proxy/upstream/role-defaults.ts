@@ -5,14 +5,16 @@
  */
 import { LRUCache } from "lru-cache";
 import { PINNED_DEFAULTS } from "../../config/names.ts";
-import { raceAbort } from "../../lib/deadline.ts";
-import { encodeStartupMessage } from "../../protocol/startup.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
-import { awaitReady, Greeting } from "./await-ready.ts";
-import type { Dial } from "./dial.ts";
-import { logIn, type LoginServices, type UpstreamSecrets } from "./log-in.ts";
-import { openUpstream } from "./open-upstream.ts";
-import { encodePipeline, runPipeline } from "./pipeline.ts";
+import type { Clock } from "../../lib/clock.ts";
+import { Deadline, raceAbort } from "../../lib/deadline.ts";
+import type { Logger } from "../../observe/logger.ts";
+import type { UpstreamSecrets } from "./log-in.ts";
+import { ask, openOwnSession, type OwnSessionServices } from "./own-session.ts";
+import type { Row, Statement } from "./pipeline.ts";
+
+/** For each connection of learnAll. */
+const LIMIT_MS = 5_000;
 
 /** Far more pairs of role and database than there are; what is dropped is learned again. */
 const MAX_PAIRS = 10_000;
@@ -26,8 +28,13 @@ export interface Pair {
   readonly value: string;
 }
 
-export interface RoleDefaultsServices extends LoginServices {
-  readonly dial: Dial;
+/** The databases that a role may be used in, but templates. */
+const DATABASES = `SELECT d.datname FROM pg_catalog.pg_database d
+  WHERE d.datallowconn AND NOT d.datistemplate AND pg_catalog.has_database_privilege(d.oid, 'CONNECT') LIMIT 1000`;
+
+export interface RoleDefaultsServices extends OwnSessionServices {
+  readonly clock: Clock;
+  readonly log: Logger;
 }
 
 export class RoleDefaults {
@@ -35,6 +42,8 @@ export class RoleDefaults {
   readonly #pairs = new LRUCache<string, readonly Pair[]>({ max: MAX_PAIRS });
   /** Settled, never rejected: who waits looks again, and asks itself where another one's login has failed. */
   readonly #learning = new Map<string, Promise<void>>();
+
+  readonly #closed = new AbortController();
 
   constructor(services: RoleDefaultsServices) {
     this.#services = services;
@@ -69,27 +78,58 @@ export class RoleDefaults {
     this.#pairs.clear();
   }
 
+  /**
+   * Learns the defaults of `roles` in every database, before a tenant can have changed them: for start and reload, where
+   * pgvpd has a credential of its own. What fails is logged, and learned with the first login.
+   *
+   * @param database to look the others up in.
+   */
+  async learnAll(roles: readonly string[], database: string): Promise<void> {
+    const { signal } = this.#closed;
+    for (const role of roles) {
+      try {
+        const databases = await this.#within((limit) =>
+          this.#query(role, database, {}, { sql: DATABASES, values: [] }, limit),
+        );
+        for (const [name] of databases) await this.#within((limit) => this.of(role, name ?? "", {}, limit));
+      } catch (error) {
+        if (signal.aborted) return;
+        this.#services.log.warn({ role, err: error }, "the defaults of a role are learned at its first login");
+      }
+    }
+  }
+
+  /** Ends learnAll. */
+  close(): void {
+    this.#closed.abort(new ProxyError("shutdown"));
+  }
+
+  async #within<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    using deadline = new Deadline(this.#services.clock, LIMIT_MS, () => new ProxyError("upstream_timeout"));
+    return await work(AbortSignal.any([deadline.signal, this.#closed.signal]));
+  }
+
   async #learn(
     role: string,
     database: string,
     secrets: UpstreamSecrets,
     signal: AbortSignal,
   ): Promise<readonly Pair[]> {
-    using connection = await openUpstream(this.#services.dial, signal);
-    connection.stream.write(
-      encodeStartupMessage(0, [
-        { name: "user", value: role },
-        { name: "database", value: database },
-        { name: "client_encoding", value: "UTF8" },
-      ]),
-    );
-    const greeting = new Greeting();
-    const login = { role, minor: 0, secrets };
-    const minor = await logIn(connection, login, this.#services, greeting, signal);
-    await awaitReady(connection.stream, greeting, minor, signal);
-    connection.stream.write(encodePipeline([{ sql: QUESTION, values: [`{${PINNED_DEFAULTS.join(",")}}`] }]));
-    const { results, error } = await runPipeline(connection.stream, greeting, signal);
-    if (error !== undefined) throw new ProxyError("upstream_login", { detail: `role defaults: ${error.text}` });
-    return (results[0] ?? []).map(([name, value]) => ({ name: name ?? "", value: value ?? "" }));
+    const question = { sql: QUESTION, values: [`{${PINNED_DEFAULTS.join(",")}}`] };
+    const rows = await this.#query(role, database, secrets, question, signal);
+    return rows.map(([name, value]) => ({ name: name ?? "", value: value ?? "" }));
+  }
+
+  /** One statement on a connection of its own. */
+  async #query(
+    role: string,
+    database: string,
+    secrets: UpstreamSecrets,
+    statement: Statement,
+    signal: AbortSignal,
+  ): Promise<readonly Row[]> {
+    const login = { role, database, secrets, applicationName: "pgvpd role defaults" };
+    using session = await openOwnSession(login, this.#services, signal);
+    return await ask(session, statement, signal);
   }
 }
