@@ -24,7 +24,7 @@ $preflight$;
 
 CALL pgvpd.install_reader('pgvpd_context', '{var}', '{text}', 'text', $body$
 BEGIN
-  RETURN nullif(current_setting($1, true), '');
+  RETURN pgvpd.context_value($1);
 END
 $body$);
 COMMENT ON FUNCTION public.pgvpd_context(text) IS 'pgvpd: a session variable, NULL when unset or empty';

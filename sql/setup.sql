@@ -123,9 +123,29 @@ BEGIN
 END
 $$;
 
+-- Where the context is read from: a session variable here, which its session can change. sql/seal.sql puts functions of
+-- the same names in place that read a context nobody can forge; installing this file again leaves those alone.
+DO $readers$
+BEGIN
+  IF pg_catalog.to_regprocedure('pgvpd.seal_carrier()') IS NULL THEN
+    CREATE FUNCTION pgvpd.seal_carrier() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
+      SET search_path = pg_catalog, pg_temp AS $$ SELECT 'none' $$;
+    COMMENT ON FUNCTION pgvpd.seal_carrier() IS 'pgvpd: how the context is sealed: none, slot or signed';
+  END IF;
+  IF pg_catalog.to_regprocedure('pgvpd.context_value(text)') IS NULL THEN
+    -- No SET here: whoever calls it directly changes nobody's answer but their own.
+    CREATE FUNCTION pgvpd.context_value(name text) RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE
+      AS $$ BEGIN RETURN NULLIF(pg_catalog.current_setting($1, true), ''); END $$;
+  END IF;
+  GRANT EXECUTE ON FUNCTION pgvpd.seal_carrier(), pgvpd.context_value(text) TO PUBLIC;
+EXCEPTION WHEN insufficient_privilege THEN
+  NULL; -- sealed by another role, which has granted it
+END
+$readers$;
+
 -- Creates a function that policies call: it reads the session's context and nothing else. All of them share one form:
--- STABLE (an IMMUTABLE one is folded into a cached plan, which then shows the previous tenant's rows), PARALLEL SAFE, and
--- no EXCEPTION block (a subtransaction per call, and an error in parallel workers). The argument names of an installed
+-- STABLE (an IMMUTABLE one is folded into a cached plan, which then shows the previous tenant's rows), PARALLEL SAFE (but
+-- for the signed carrier: a worker has another pid), and no EXCEPTION block (a subtransaction per call, and an error in parallel workers). The argument names of an installed
 -- function stay as they are, because PostgreSQL cannot rename them below a policy; hence $1 and $2 in the bodies.
 CREATE OR REPLACE PROCEDURE pgvpd.install_reader(
   function_name text, argument_names text[], argument_types regtype[], result text, body text
@@ -148,8 +168,9 @@ BEGIN
     INTO arguments
     FROM unnest(names, argument_types) WITH ORDINALITY AS a(name, type, position);
   EXECUTE format(
-    'CREATE OR REPLACE FUNCTION public.%I(%s) RETURNS %s LANGUAGE plpgsql STABLE PARALLEL SAFE '
-    'SET search_path = pg_catalog, pg_temp AS %L', function_name, arguments, result, body);
+    'CREATE OR REPLACE FUNCTION public.%I(%s) RETURNS %s LANGUAGE plpgsql STABLE PARALLEL %s '
+    'SET search_path = pg_catalog, pg_temp AS %L', function_name, arguments, result,
+    CASE pgvpd.seal_carrier() WHEN 'signed' THEN 'RESTRICTED' ELSE 'SAFE' END, body);
   -- A policy runs with the rights of the role that queries, and default privileges may have taken EXECUTE from PUBLIC.
   EXECUTE format('GRANT EXECUTE ON FUNCTION public.%I(%s) TO PUBLIC', function_name, arguments);
 END
@@ -159,7 +180,7 @@ $$;
 -- transaction. NULL equals nothing, so no tenant means no rows.
 CALL pgvpd.install_reader('current_tenant_id', '{}', '{}', 'text', $body$
 BEGIN
-  RETURN nullif(current_setting('app.current_tenant_id', true), '');
+  RETURN pgvpd.context_value('app.current_tenant_id');
 END
 $body$);
 COMMENT ON FUNCTION public.current_tenant_id() IS

@@ -17,6 +17,7 @@ Usage: pgvpd [serve] [--config FILE] [settings]
 Commands:
   serve           run the proxy; it need not be written
   check           say what is wrong with a configuration; ask PostgreSQL
+  key             keys that the context is sealed with
   demo            start a PostgreSQL of its own and show isolation on it
   sql             run a statement as a tenant of the demo
   help COMMAND    how a command is used
@@ -52,6 +53,7 @@ const versionUsage = "Usage: pgvpd version\n";
 const usageOf: ReadonlyMap<string, () => Promise<string>> = new Map([
   ["serve", () => Promise.resolve(serveUsage)],
   ["check", async () => (await import("./check.ts")).checkUsage],
+  ["key", async () => (await import("./key.ts")).keyUsage],
   ["demo", async () => (await import("./demo.ts")).demoUsage],
   ["sql", async () => (await import("./sql.ts")).sqlUsage],
   ["help", () => Promise.resolve(helpUsage)],

@@ -15,6 +15,7 @@ export function findContradictions(config: Config, originOf: (key: SettingKey) =
   const found = [
     ...listenerContradictions(config),
     ...unusedSettings(config),
+    ...sealContradictions(config),
     ...clientTlsContradictions(config),
     ...upstreamTlsContradictions(config),
     ...loginContradictions(config),
@@ -72,6 +73,11 @@ const ONLY_WITH: readonly {
     isThere: ({ upstreamTls }) => upstreamTls,
   },
   {
+    keys: ["contextKeyFile", "contextSealTtlMs"],
+    needed: "context_seal = on or require",
+    isThere: ({ contextSeal }) => contextSeal !== "off",
+  },
+  {
     keys: ["credentialsFile", "authUser"],
     needed: "client_auth = scram or cleartext",
     isThere: (config) => clientAuthOf(config) !== "relay",
@@ -90,6 +96,12 @@ function* unusedSettings(config: Config): Generator<Contradiction> {
       const { type, default: text } = settings[key];
       if (config[key] !== type.parse(text)) yield [key, `is used together with ${needed} alone`];
     }
+  }
+}
+
+function* sealContradictions({ contextSeal, contextKeyFile }: Config): Generator<Contradiction> {
+  if (contextSeal !== "off" && contextKeyFile === undefined) {
+    yield ["contextSeal", `${contextSeal} needs context_key_file`];
   }
 }
 

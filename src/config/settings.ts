@@ -180,6 +180,27 @@ export const settings = {
     doc: "Role that a tenant's session takes on; not set: the login role.",
   }),
 
+  contextSeal: setting({
+    name: "context_seal",
+    group: "Tenant and context",
+    type: oneOf("off", "on", "require"),
+    default: "off",
+    doc: "Seals the context, so that no SQL can change it. on: where sql/seal.sql is installed, else a warning. require: else refused.",
+  }),
+  contextKeyFile: setting({
+    name: "context_key_file",
+    group: "Tenant and context",
+    type: optional(file),
+    doc: "Keys that the context is sealed with; pgvpd key create makes it.",
+  }),
+  contextSealTtlMs: setting({
+    name: "context_seal_ttl",
+    group: "Tenant and context",
+    type: seconds(60, 31_536_000),
+    default: "86400",
+    doc: "Seconds that a context of the signed carrier is good for; the session has to connect again then.",
+  }),
+
   superuserBypass: setting({
     name: "superuser_bypass",
     group: "Roles and parameters",

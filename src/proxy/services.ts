@@ -12,6 +12,7 @@ import type { Credentials } from "./auth/credentials.ts";
 import type { LoginThrottle } from "./auth/login-throttle.ts";
 import type { ClientTls } from "./client/client-tls.ts";
 import type { SafeRoles } from "./context/role-safety.ts";
+import type { Seal } from "./context/seal.ts";
 import type { CancelKeys } from "./upstream/cancel-keys.ts";
 import type { Dial } from "./upstream/dial.ts";
 import type { KeyCache } from "./upstream/key-cache.ts";
@@ -37,6 +38,8 @@ export interface ProxyServices {
   /** Bounds the CancelRequests of all clients together; nothing else bounds them. */
   readonly cancelRate: TokenBucket;
   readonly safeRoles: SafeRoles;
+  /** Undefined with `context_seal = off`. */
+  readonly seal: Seal | undefined;
   readonly log: Logger;
   readonly metrics: Metrics;
   /** Whether sockets may be moved to direct reads: see forward/direct-read.ts. */

@@ -81,7 +81,7 @@ export class Session {
   }
 
   async #logIn(): Promise<Forwarding | undefined> {
-    const { config, cancelKeys, safeRoles, networks } = this.#proxy;
+    const { config, cancelKeys, networks } = this.#proxy;
     using deadline = this.#limitLogin();
     const { signal } = deadline;
     const read = (socket: Duplex): MessageStream => this.#readClient(socket, deadline);
@@ -119,7 +119,7 @@ export class Session {
 
     transition(this, "injecting");
     if (identity.kind === "tenant") {
-      await injectContext(upstream.stream, identity, greeting, config, safeRoles, signal);
+      await injectContext(upstream.stream, identity, greeting, this.#proxy, signal);
     }
     signal.throwIfAborted();
     if (greeting.key !== undefined) this.#cancelKey = cancelKeys.register(greeting.key, upstream.address);

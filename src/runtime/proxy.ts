@@ -11,6 +11,7 @@ import { Deadline } from "../lib/deadline.ts";
 import { TokenBucket } from "../lib/token-bucket.ts";
 import type { Logger } from "../observe/logger.ts";
 import { Metrics } from "../observe/metrics.ts";
+import { Seal } from "../proxy/context/seal.ts";
 import { SafeRoles } from "../proxy/context/role-safety.ts";
 import { Credentials } from "../proxy/auth/credentials.ts";
 import { LoginThrottle } from "../proxy/auth/login-throttle.ts";
@@ -42,6 +43,7 @@ export class ProxyServer {
   #upstreamTls: UpstreamTls | undefined;
   #credentials: Credentials | undefined;
   #roleDefaults: RoleDefaults | undefined;
+  #seal: Seal | undefined;
   #nextId = 1;
   #draining: Promise<void> | undefined;
 
@@ -78,6 +80,9 @@ export class ProxyServer {
     const login = { config, clock: systemClock, dial, keyCache: new KeyCache(), log: this.#log };
     this.#credentials = Credentials.open(config, login);
     this.#roleDefaults = new RoleDefaults(login);
+    const { contextSeal, contextKeyFile, contextSealTtlMs } = config;
+    if (contextSeal !== "off" && contextKeyFile !== undefined)
+      this.#seal = new Seal({ contextKeyFile, contextSealTtlMs });
     const services: ProxyServices = {
       ...login,
       clientTls: this.#clientTls,
@@ -89,6 +94,7 @@ export class ProxyServer {
       cancelKeys: createCancelKeys(),
       cancelRate: new TokenBucket(systemClock, CANCELS_PER_SECOND, CANCEL_BURST),
       safeRoles: new SafeRoles(systemClock),
+      seal: this.#seal,
       metrics: this.metrics,
       directRead,
     };
@@ -114,13 +120,15 @@ export class ProxyServer {
   }
 
   /**
-   * Reads certificates, keys, CAs and credentials_file again, for connections from now on; those that are open keep
+   * Reads certificates, keys, CAs, credentials_file and context_key_file again, for connections from now on; those that are open keep
    * theirs. What roles have as their defaults is learned anew.
    *
    * @throws Error naming the file that cannot be used; everything stays as it was then.
    */
   reload(): void {
-    const reloads = [this.#clientTls, this.#upstreamTls, this.#credentials].map((part) => part?.prepareReload());
+    const reloads = [this.#clientTls, this.#upstreamTls, this.#credentials, this.#seal].map((part) =>
+      part?.prepareReload(),
+    );
     for (const take of reloads) take?.();
     this.#roleDefaults?.forget();
     this.#learnDefaults();

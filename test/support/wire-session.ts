@@ -100,6 +100,7 @@ export class Wire {
       cancelKeys: createCancelKeys(),
       cancelRate: new TokenBucket(this.clock, perSecond, burst),
       safeRoles: new SafeRoles(this.clock),
+      seal: undefined,
       metrics: new Metrics(),
       directRead: false,
     };

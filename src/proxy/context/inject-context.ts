@@ -1,20 +1,30 @@
 /**
  * Puts the context and the role into the upstream session where the StartupMessage has not, checks that the role is one
  * that row-level security holds, and applies the client's parameters that were held back. One write and one round trip
- * at most; with nothing to do, none. The client has sent nothing yet, and sees nothing before this is done.
+ * at most, two where the context is sealed; with nothing to do, none. The client has sent nothing yet, and sees nothing before this is done.
  */
 import type { Config } from "../../config/settings.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
-import { withFatalSeverity } from "../../protocol/backend-messages.ts";
+import { sqlstateOf, withFatalSeverity } from "../../protocol/backend-messages.ts";
+import type { Logger } from "../../observe/logger.ts";
 import type { StartupParameter } from "../../protocol/startup.ts";
 import type { MessageStream } from "../message-stream.ts";
 import type { ContextValue, TenantIdentity } from "../tenant/identity.ts";
 import { UpstreamRefusal, type Greeting } from "../upstream/await-ready.ts";
 import { mayPin } from "../upstream/tenant-startup.ts";
 import { encodePipeline, runPipeline, setConfig, type Row, type Statement } from "../upstream/pipeline.ts";
+import { HELLO, isNotInstalled, type Seal } from "./seal.ts";
 import { assertRolesAreSafe, ROLE_QUESTION, type SafeRoles } from "./role-safety.ts";
 
-type InjectConfig = Pick<Config, "contextInjection" | "upstreamStartupParameters" | "allowUnsafeRoles">;
+type InjectConfig = Pick<Config, "contextInjection" | "contextSeal" | "upstreamStartupParameters" | "allowUnsafeRoles">;
+
+export interface InjectServices {
+  readonly config: InjectConfig;
+  readonly safeRoles: SafeRoles;
+  /** Undefined with `context_seal = off`. */
+  readonly seal: Seal | undefined;
+  readonly log: Logger;
+}
 
 /**
  * @throws ProxyError context_failed or unsafe_role (28000) when our part fails; UpstreamRefusal with the server's own
@@ -24,10 +34,10 @@ export async function injectContext(
   upstream: MessageStream,
   identity: TenantIdentity,
   greeting: Greeting,
-  config: InjectConfig,
-  safeRoles: SafeRoles,
+  { config, safeRoles, seal, log }: InjectServices,
   signal: AbortSignal,
 ): Promise<void> {
+  const hello = seal && (await askHello(upstream, greeting, config, log, signal));
   const context = contextToSet(identity, greeting, config);
   const needsUtf8 = !isAscii(context) && !isSameEncoding("UTF8", greeting.parameters.get("client_encoding"));
   const mustAskRoles = !config.allowUnsafeRoles && !safeRoles.has(identity);
@@ -35,6 +45,7 @@ export async function injectContext(
   const ours: Statement[] = [];
   if (needsUtf8) ours.push(setConfig([{ name: "client_encoding", value: "UTF8" }]));
   if (context.length > 0) ours.push(setConfig(context));
+  if (hello !== undefined) ours.push((seal as Seal).setContext(hello, identity.context));
   if (mustAskRoles) ours.push({ sql: ROLE_QUESTION, values: [] });
   const clients = clientParameters(identity, greeting, config, needsUtf8).map((parameter) => setConfig([parameter]));
 
@@ -57,6 +68,28 @@ export async function injectContext(
   if (!config.allowUnsafeRoles && greeting.parameters.get("is_superuser") === "on") {
     throw new ProxyError("unsafe_role", { params: { role: identity.targetRole, reason: "it is a superuser" } });
   }
+}
+
+/**
+ * The first of the two round trips that sealing takes; undefined where the database has no seal and need not have one.
+ *
+ * @throws ProxyError context_failed (28000) where it must have one.
+ */
+async function askHello(
+  upstream: MessageStream,
+  greeting: Greeting,
+  { contextSeal }: InjectConfig,
+  log: Logger,
+  signal: AbortSignal,
+): Promise<readonly Row[] | undefined> {
+  upstream.write(encodePipeline([HELLO]));
+  const { results, error } = await runPipeline(upstream, greeting, signal);
+  if (error === undefined) return results[0];
+  if (contextSeal === "on" && isNotInstalled(sqlstateOf(error.response.body))) {
+    log.warn({ cause: error.text }, "the context is not sealed: install sql/seal.sql in this database");
+    return undefined;
+  }
+  throw new ProxyError("context_failed", { detail: `context_seal = ${contextSeal}: ${error.text}` });
 }
 
 /**

@@ -1,0 +1,107 @@
+/**
+ * `pgvpd key`: the keys that the context is sealed with. `create` and `rotate` write the file that pgvpd reads,
+ * `install` prints the SQL that makes the database accept exactly the keys of that file.
+ */
+import { appendFileSync, existsSync, writeFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { ConfigError } from "../config/config-error.ts";
+import { createSealKeyLine, readSealKeys, type SealKey } from "../config/seal-keys.ts";
+
+const MODE = 0o600;
+const BLOCK_BYTES = 64;
+
+export const keyUsage = `Usage: pgvpd key create|rotate|install|retire --file FILE
+
+Keys that the context is sealed with (context_seal, context_key_file).
+
+  create    writes FILE with a new key; FILE must not exist
+  install   prints SQL: the database accepts the keys of FILE, and no others
+  rotate    adds a new key to FILE, which pgvpd uses after the next reload
+  retire    removes all keys of FILE but the last
+
+A key is changed without an interruption in this order:
+
+  pgvpd key rotate --file context.key
+  pgvpd key install --file context.key | psql -d mydb
+  kill -HUP ...                                # every instance of pgvpd
+  pgvpd key retire --file context.key
+  pgvpd key install --file context.key | psql -d mydb
+
+The SQL holds the keys: let nobody read it, and write it to no log.
+
+Options:
+      --file FILE           context_key_file; it gets the mode 0600
+  -h, --help                this text
+`;
+
+const actions: Readonly<Record<string, (file: string) => void>> = {
+  create(file) {
+    if (existsSync(file)) throw new ConfigError([`${file} exists already: pgvpd key rotate adds a key to it`]);
+    writeFileSync(file, `# Keys that pgvpd seals the context with. The last one is in use.\n${createSealKeyLine(1)}`, {
+      mode: MODE,
+      flag: "wx",
+    });
+    say(`wrote ${file} with key 1: now pgvpd key install --file ${file} | psql -d your_database`);
+  },
+  rotate(file) {
+    const kid = Math.max(...readSealKeys(file).map((key) => key.kid)) + 1;
+    appendFileSync(file, createSealKeyLine(kid));
+    say(`added key ${kid}: install it before pgvpd is reloaded`);
+  },
+  retire(file) {
+    const last = readSealKeys(file).at(-1) as SealKey;
+    writeFileSync(file, `${last.kid} ${last.bytes.toString("base64")}\n`, { mode: MODE });
+    say(`${file} holds key ${last.kid} alone: install it, and the database refuses the others`);
+  },
+  install(file) {
+    process.stdout.write(renderInstall(readSealKeys(file)));
+  },
+};
+
+/** @returns the exit code. Throws an Error whose message is for the user. */
+export async function key(args: readonly string[]): Promise<number> {
+  const { values, positionals } = readFlags(args);
+  const [name = ""] = positionals;
+  const action = Object.hasOwn(actions, name) ? actions[name] : undefined;
+  if (action === undefined || positionals.length > 1) {
+    throw new ConfigError([`expected one of ${Object.keys(actions).join(", ")}: pgvpd help key`]);
+  }
+  if (values.file === undefined) throw new ConfigError(["--file: expected the path of context_key_file"]);
+  action(values.file);
+  return 0;
+}
+
+function readFlags(args: readonly string[]) {
+  try {
+    return parseArgs({ args: [...args], options: { file: { type: "string" } }, allowPositionals: true });
+  } catch (error) {
+    throw new ConfigError([(error as Error).message]);
+  }
+}
+
+/** Numbers and hexadecimal digits only: there is nothing to quote. */
+function renderInstall(keys: readonly SealKey[]): string {
+  const rows = keys.map(({ kid, bytes }) => `  (${kid}, '\\x${pad(bytes, 0x36)}', '\\x${pad(bytes, 0x5c)}')`);
+  const kids = keys.map(({ kid }) => kid).join(", ");
+  return [
+    "BEGIN;",
+    "INSERT INTO pgvpd.context_keys (kid, ipad, opad) VALUES",
+    `${rows.join(",\n")}`,
+    "ON CONFLICT (kid) DO UPDATE SET ipad = excluded.ipad, opad = excluded.opad, active = true;",
+    `UPDATE pgvpd.context_keys SET active = false WHERE kid NOT IN (${kids});`,
+    "COMMIT;",
+    "",
+  ].join("\n");
+}
+
+/** A key, padded to a block, with one of the constants of HMAC: RFC 2104. */
+function pad(bytes: Buffer, constant: number): string {
+  const block = Buffer.alloc(BLOCK_BYTES);
+  bytes.copy(block);
+  return Buffer.from(block.map((byte) => byte ^ constant)).toString("hex");
+}
+
+/** What is not the output: standard output may go to psql. */
+function say(text: string): void {
+  process.stderr.write(`${text}\n`);
+}

@@ -1,0 +1,48 @@
+/**
+ * `context_key_file`: the keys that the context is sealed with, one a line. The last one is in use; those before it are
+ * kept until no instance of pgvpd uses them any more.
+ *
+ *     # comment
+ *     1 <32 bytes in base64>
+ *     2 <32 bytes in base64>
+ */
+import { randomBytes } from "node:crypto";
+import { readSecretFile } from "./secret-file.ts";
+
+export const KEY_BYTES = 32;
+const MAX_KEYS = 100;
+const MAX_KID = 2 ** 31 - 1;
+
+export interface SealKey {
+  /** What the database calls it. */
+  readonly kid: number;
+  readonly bytes: Buffer;
+}
+
+/** @throws Error with a text for the operator: the file, the line, and what is wrong with it. */
+export function readSealKeys(path: string): readonly SealKey[] {
+  const keys: SealKey[] = [];
+  for (const [index, line] of readSecretFile(path).toString().split("\n").entries()) {
+    if (/^\s*(#|$)/.test(line)) continue;
+    const key = parseLine(line);
+    if (key === undefined || keys.some(({ kid }) => kid === key.kid)) {
+      throw new Error(`${path}:${index + 1}: expected a number of its own and ${KEY_BYTES} bytes in base64`);
+    }
+    keys.push(key);
+  }
+  if (keys.length === 0) throw new Error(`${path}: it holds no key: pgvpd key create --file ${path}`);
+  if (keys.length > MAX_KEYS) throw new Error(`${path}: it holds more than ${MAX_KEYS} keys`);
+  return keys;
+}
+
+function parseLine(line: string): SealKey | undefined {
+  const [, number = "", text = ""] = /^\s*(\d{1,10})\s+([A-Za-z0-9+/]+={0,2})\s*$/.exec(line) ?? [];
+  const kid = Number(number);
+  const bytes = Buffer.from(text, "base64");
+  return kid >= 1 && kid <= MAX_KID && bytes.length === KEY_BYTES ? { kid, bytes } : undefined;
+}
+
+/** A line with a new random key. */
+export function createSealKeyLine(kid: number): string {
+  return `${kid} ${randomBytes(KEY_BYTES).toString("base64")}\n`;
+}
