@@ -19,6 +19,7 @@ Commands:
   check           say what is wrong with a configuration; ask PostgreSQL
   demo            start a PostgreSQL of its own and show isolation on it
   sql             run a statement as a tenant of the demo
+  credential      make the SCRAM verifier of a password
   help COMMAND    how a command is used
   version         name and version
 
@@ -54,6 +55,7 @@ const usageOf: ReadonlyMap<string, () => Promise<string>> = new Map([
   ["check", async () => (await import("./check.ts")).checkUsage],
   ["demo", async () => (await import("./demo.ts")).demoUsage],
   ["sql", async () => (await import("./sql.ts")).sqlUsage],
+  ["credential", async () => (await import("./credential.ts")).credentialUsage],
   ["help", () => Promise.resolve(helpUsage)],
   ["version", () => Promise.resolve(versionUsage)],
 ]);
