@@ -50,9 +50,12 @@ describe("pgvpd --help", () => {
 });
 
 describe("pgvpd help COMMAND", () => {
-  it.each(["serve", "check", "demo", "sql", "credential", "help", "version"])("says how %s is used", async (command) => {
-    expect(await outputOf(() => help([command]))).toMatch(new RegExp(`^Usage: pgvpd \\[?${command}`));
-  });
+  it.each(["serve", "check", "demo", "sql", "credential", "help", "version"])(
+    "says how %s is used",
+    async (command) => {
+      expect(await outputOf(() => help([command]))).toMatch(new RegExp(`^Usage: pgvpd \\[?${command}`));
+    },
+  );
 
   it("refuses what is no command", async () => {
     await expect(help(["toString"])).rejects.toThrow(
