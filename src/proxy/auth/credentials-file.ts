@@ -8,9 +8,11 @@
  * A password in clear text or as MD5 is taken for a role that pgvpd itself logs in as, and for no client.
  */
 import { ConfigError } from "../../config/config-error.ts";
-import { quoted } from "../../config/one-line.ts";
+import { hasUpstreamCredential } from "../../config/contradictions.ts";
+import { oneLine, quoted } from "../../config/one-line.ts";
 import { readSecretText } from "../../config/secret-file.ts";
 import { Secret } from "../../config/secret.ts";
+import type { Config } from "../../config/settings.ts";
 import { parseVerifier, SCRAM_SHA_256, type ScramVerifier } from "../../protocol/scram/verifier.ts";
 import { LineError, parseCredentialsLine } from "./credentials-line.ts";
 import type { TenantPattern } from "./tenant-pattern.ts";
@@ -20,6 +22,11 @@ const MAX_LINES = 1_000_000;
 const MAX_PATTERNS_OF_ROLE = 1_000;
 /** Of a file that is wrong from top to bottom the first lines are enough. */
 const MAX_PROBLEMS = 20;
+
+type CredentialsFileConfig = Pick<
+  Config,
+  "credentialsFile" | "authUser" | "upstreamPassword" | "upstreamTlsCert" | "upstreamRequireAuth"
+>;
 
 /** What the file says about one login. */
 export interface FileCredential {
@@ -84,30 +91,50 @@ function findBound({ exact, patterns }: RoleCredentials, tenant: string): FileCr
 }
 
 /**
- * @param ownRoles roles that pgvpd logs in as itself: their lines may hold a password.
+ * The file that the configuration names; undefined where it names none.
+ *
  * @throws Error naming the file and what is wrong: ConfigError with every line that is, up to twenty.
  */
-export function loadCredentialsFile(path: string, ownRoles: ReadonlySet<string>): CredentialsFile {
-  return parseCredentialsFile(readSecretText(path), ownRoles, path);
+export function loadCredentialsFile(config: CredentialsFileConfig): CredentialsFile | undefined {
+  const { credentialsFile: path, authUser } = config;
+  if (path === undefined) return undefined;
+  const name = `credentials_file: ${oneLine(path)}`;
+  let text: string;
+  try {
+    text = readSecretText(path);
+  } catch (cause) {
+    throw new Error(`credentials_file: ${(cause as Error).message}`, { cause });
+  }
+  const file = parseCredentialsFile(text, new Set(authUser === undefined ? [] : [authUser]), name);
+  if (file.hasBound && !hasUpstreamCredential(config)) {
+    throw new Error(
+      `${name}: a line with tenants= does not open PostgreSQL: set upstream_password (or upstream_tls_cert)`,
+    );
+  }
+  return file;
 }
 
-/** @param path for messages. @throws ConfigError as loadCredentialsFile. */
-export function parseCredentialsFile(text: string, ownRoles: ReadonlySet<string>, path: string): CredentialsFile {
+/**
+ * @param ownRoles roles that pgvpd logs in as itself: their lines may hold a password.
+ * @param name of the file, for messages.
+ * @throws ConfigError as loadCredentialsFile.
+ */
+export function parseCredentialsFile(text: string, ownRoles: ReadonlySet<string>, name: string): CredentialsFile {
   const reader = new FileReader(ownRoles);
   const problems: string[] = [];
   const lines = text.split(/\r\n|\n|\r/, MAX_LINES + 1);
-  if (lines.length > MAX_LINES) throw new ConfigError([`${path}: it has more than ${MAX_LINES} lines`]);
+  if (lines.length > MAX_LINES) throw new ConfigError([`${name}: it has more than ${MAX_LINES} lines`]);
   for (const [index, line] of lines.entries()) {
     try {
       reader.read(line, index + 1);
     } catch (error) {
       if (!(error instanceof LineError)) throw error;
-      problems.push(`${path}:${index + 1}: ${error.message}`);
+      problems.push(`${name}:${index + 1}: ${error.message}`);
     }
   }
   if (problems.length > MAX_PROBLEMS) {
     const left = problems.splice(MAX_PROBLEMS).length;
-    problems.push(`${path}: ${left} more ${left === 1 ? "line is" : "lines are"} wrong`);
+    problems.push(`${name}: ${left} more ${left === 1 ? "line is" : "lines are"} wrong`);
   }
   if (problems.length > 0) throw new ConfigError(problems);
   return reader.finish();

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { ConfigError } from "../../../src/config/config-error.ts";
+import { configFromSettings } from "../../../src/config/load.ts";
 import { formatVerifier } from "../../../src/protocol/scram/verifier.ts";
 import {
   loadCredentialsFile,
@@ -289,22 +290,44 @@ describe("the file", () => {
     chmodSync(name, mode);
     return name;
   }
-  const load = (name: string): CredentialsFile => loadCredentialsFile(name, new Set());
+  const load = (credentials_file: string, more: Readonly<Record<string, string>> = {}): CredentialsFile | undefined =>
+    loadCredentialsFile(configFromSettings({ client_auth: "scram", credentials_file, ...more }));
+
+  it("is none where none is set", () => {
+    expect(loadCredentialsFile(configFromSettings({}))).toBeUndefined();
+  });
 
   it("is read, with a byte order mark too", () => {
-    expect(found(load(file(`\uFEFF"app" "${verifier(1)}"\n`)), "app")).toBe("1");
+    expect(load(file(`\uFEFF"app" "${verifier(1)}"\n`))?.find("app", undefined)).toBeDefined();
   });
 
   it("is one that nobody else can read, in UTF-8", () => {
     const open = file("", 0o644);
-    expect(() => load(open)).toThrow(new Error(`${open}: others can read it: chmod 600 ${open}`));
+    expect(() => load(open)).toThrow(new Error(`credentials_file: ${open}: others can read it: chmod 600 ${open}`));
     const latin1 = file(Buffer.from('"\xe9" ""', "latin1"));
-    expect(() => load(latin1)).toThrow(new Error(`${latin1}: it is not UTF-8 text`));
-    expect(() => load("/nonexistent/users")).toThrow("/nonexistent/users: there is no such file");
+    expect(() => load(latin1)).toThrow(new Error(`credentials_file: ${latin1}: it is not UTF-8 text`));
+    expect(() => load("/nonexistent/users")).toThrow("credentials_file: /nonexistent/users: there is no such file");
   });
 
   it("has its name before each problem", () => {
     const name = file('"app" "x"\n');
-    expect(() => load(name)).toThrow(new RegExp(`^${name}:1: a password in clear text`));
+    expect(() => load(name)).toThrow(new RegExp(`^credentials_file: ${name}:1: a password in clear text`));
+  });
+
+  it("may hold the password of auth_user, and of nobody else", () => {
+    const name = file('"auth" "hunter2"\n');
+    expect(load(name, { auth_user: "auth" })?.ownPassword("auth")).toBeDefined();
+    expect(() => load(name, { auth_user: "other" })).toThrow(/:1: a password in clear text/);
+  });
+
+  it("needs a credential of pgvpd's own upstream where a line is bound: it is not the role's", () => {
+    const name = file(`"app" "${verifier(1)}" tenants=acme\n`);
+    expect(() => load(name)).toThrow(
+      new Error(
+        `credentials_file: ${name}: a line with tenants= does not open PostgreSQL: set upstream_password (or upstream_tls_cert)`,
+      ),
+    );
+    expect(load(name, { upstream_password: "x" })?.hasBound).toBe(true);
+    expect(load(name, { upstream_require_auth: "none" })?.hasBound).toBe(true);
   });
 });

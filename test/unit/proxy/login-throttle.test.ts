@@ -98,10 +98,13 @@ describe("a flood of made-up names", () => {
       for (let i = from; i < from + count; i++) for (let left = 5; left > 0; left--) throttle.failed(HOST, `other${i}`);
     };
     others(9_999);
-    expect(throttle.delayFor(HOST, USER)).toBe(100);
-    others(1, 9_999);
+    fail(1);
+    others(9_999, 9_999);
+    expect(throttle.delayFor(HOST, USER)).toBe(200);
+    expect(throttle.delayFor(HOST, "other9998")).toBe(0);
+    others(1, 20_000);
     expect(throttle.delayFor(HOST, USER)).toBe(0);
-    expect(throttle.delayFor(HOST, "other0")).toBe(100);
+    expect(throttle.delayFor(HOST, "other9999")).toBe(100);
   });
 
   it("leaves those that failed last, of those that do not wait yet", () => {
