@@ -54,8 +54,6 @@ interface Request {
 interface Format {
   readonly needs: readonly Flag[];
   readonly takes: readonly Flag[];
-  /** What is wrong with this tenant; undefined for nothing. */
-  readonly refuses?: (tenant: string) => string | undefined;
   readonly print: (verifier: string, request: Request) => string;
 }
 
@@ -65,10 +63,8 @@ const formats: Readonly<Record<string, Format>> = {
   file: {
     needs: ["user"],
     takes: ["user", "tenants"],
-    refuses: (tenant) =>
-      /\s/.test(tenant) ? "credentials_file takes no tenant with a space: --format sql" : undefined,
     print: (verifier, { user, tenants }) => {
-      const binding = tenants.length === 0 ? "" : ` tenants=${tenants.join(",")}`;
+      const binding = tenants.length === 0 ? "" : ` tenants=${tenants.map(quoteTenant).join(",")}`;
       return `"${user.replaceAll('"', '""')}" "${verifier}"${binding}\n`;
     },
   },
@@ -80,6 +76,13 @@ const formats: Readonly<Record<string, Format>> = {
   },
   verifier: { needs: [], takes: [], print: (verifier) => `${verifier}\n` },
 };
+
+/** As credentials_file reads it: quotes around what is not plain, and `*` outside of them. */
+function quoteTenant(tenant: string): string {
+  if (/^[^\s",;#]+$/.test(tenant)) return tenant;
+  const parts = tenant.split("*").map((part) => (part === "" ? "" : `"${part.replaceAll('"', '""')}"`));
+  return parts.join("*");
+}
 
 /** @returns the exit code. Throws an Error whose message is for the user. */
 export async function credential(args: readonly string[]): Promise<number> {
@@ -112,8 +115,8 @@ function parseFlags(args: readonly string[]) {
   }
   const tenants = list === undefined ? [] : [...new Set(list.split(",").map((tenant) => tenant.trim()))];
   for (const tenant of tenants) {
-    const problem = tenant === "" || oneLine(tenant) !== tenant ? "expected acme,globex*" : format.refuses?.(tenant);
-    if (problem !== undefined) problems.push(`--tenants: ${quoted(tenant)}: ${problem}`);
+    if (tenant === "" || oneLine(tenant) !== tenant)
+      problems.push(`--tenants: ${quoted(tenant)}: expected acme,globex*`);
   }
   const iterations = Number(values.iterations ?? MIN_ITERATIONS);
   if (!Number.isInteger(iterations) || iterations < MIN_ITERATIONS || iterations > MAX_ITERATIONS) {

@@ -8,7 +8,7 @@
  * A password in clear text or as MD5 is taken for a role that pgvpd itself logs in as, and for no client.
  */
 import { ConfigError } from "../../config/config-error.ts";
-import { hasUpstreamCredential } from "../../config/contradictions.ts";
+import { hasUpstreamCredential } from "../../config/login-method.ts";
 import { oneLine, quoted } from "../../config/one-line.ts";
 import { readSecretText } from "../../config/secret-file.ts";
 import { Secret } from "../../config/secret.ts";

@@ -3,7 +3,7 @@
  * of them knows gets a verifier all the same, which no password fits: whoever tries learns nothing from the difference.
  */
 import { createHash, createHmac, randomBytes } from "node:crypto";
-import { clientAuthOf } from "../../config/contradictions.ts";
+import { clientAuthOf } from "../../config/login-method.ts";
 import { readSecretFile } from "../../config/secret-file.ts";
 import type { Config } from "../../config/settings.ts";
 import { deriveVerifier } from "../../protocol/scram/keys.ts";
