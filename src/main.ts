@@ -15,6 +15,7 @@ const commands: Readonly<Record<string, () => Promise<Command>>> = {
   key: async () => (await import("./cli/key.ts")).key,
   demo: async () => (await import("./cli/demo.ts")).demo,
   sql: async () => (await import("./cli/sql.ts")).sql,
+  credential: async () => (await import("./cli/credential.ts")).credential,
   help: async () => (await import("./cli/help.ts")).help,
   version: async () => (await import("./cli/version.ts")).version,
 };

@@ -1,20 +1,21 @@
 /**
- * `pgvpd check`: looks at the configuration, the upstream server and, where it is given one, a database, and prints each
+ * `pgvpd check`: looks at the configuration, the files that it names, the upstream server and, where it is given one, a database, and prints each
  * finding on a line of its own. The checks are in src/check/.
  */
 import { checkConfiguration } from "../check/check-configuration.ts";
 import { checkDatabase } from "../check/check-database.ts";
+import { checkFiles } from "../check/check-files.ts";
 import { checkUpstream } from "../check/check-upstream.ts";
 import { formatFinding, type Finding } from "../check/finding.ts";
 import { parseArguments } from "./args.ts";
 
 export const checkUsage = `Usage: pgvpd check [--config FILE] [settings] [--database-url URL]
 
-Says whether pgvpd can start with this configuration and whether PostgreSQL
-answers. With --database-url it also logs in there and says whether policies
-read a variable that pgvpd sets, and whether row-level security holds the roles
-of tenants: those of login_roles, or else app_user and the role of the URL. It
-changes nothing, and a role without any rights will do.
+Says whether pgvpd can start with this configuration and the files that it
+names, and whether PostgreSQL answers. With --database-url it also logs in there
+and says whether policies read a variable that pgvpd sets, and whether row-level
+security holds the roles of tenants: those of login_roles, or else app_user and
+the role of the URL. It changes nothing, and a role without any rights will do.
 
 Each finding is a line: ok, warning, error or not checked. The exit code is 1
 where there is an error.
@@ -42,8 +43,10 @@ export async function check(args: readonly string[]): Promise<number> {
   report(findings);
   const url = own["database-url"];
   if (config === undefined) {
-    report([{ verdict: "not checked", text: "upstream, policies, roles: the configuration has to be valid first" }]);
+    const text = "files, upstream, policies, roles: the configuration has to be valid first";
+    report([{ verdict: "not checked", text }]);
   } else {
+    report(checkFiles(config));
     report(await checkUpstream(config));
     if (typeof url === "string") report(await checkDatabase(url, config));
     else report([{ verdict: "not checked", text: "policies, roles: give --database-url URL" }]);

@@ -20,6 +20,7 @@ Commands:
   key             keys that the context is sealed with
   demo            start a PostgreSQL of its own and show isolation on it
   sql             run a statement as a tenant of the demo
+  credential      make the SCRAM verifier of a password
   help COMMAND    how a command is used
   version         name and version
 
@@ -56,6 +57,7 @@ const usageOf: ReadonlyMap<string, () => Promise<string>> = new Map([
   ["key", async () => (await import("./key.ts")).keyUsage],
   ["demo", async () => (await import("./demo.ts")).demoUsage],
   ["sql", async () => (await import("./sql.ts")).sqlUsage],
+  ["credential", async () => (await import("./credential.ts")).credentialUsage],
   ["help", () => Promise.resolve(helpUsage)],
   ["version", () => Promise.resolve(versionUsage)],
 ]);

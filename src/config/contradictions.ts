@@ -4,6 +4,7 @@
  */
 import { isIPv4 } from "node:net";
 import type { Origin } from "./assignment.ts";
+import { clientAuthOf, hasUpstreamCredential } from "./login-method.ts";
 import { usersOfNetworks } from "./networks.ts";
 import { settings, type Config, type SettingKey } from "./settings.ts";
 
@@ -68,7 +69,7 @@ const ONLY_WITH: readonly {
     isThere: ({ clientTlsSslmode }) => clientTlsSslmode === "verify-full",
   },
   {
-    keys: ["upstreamTlsCa", "upstreamTlsNegotiation", "upstreamTlsCert", "upstreamTlsKey"],
+    keys: ["upstreamTlsNegotiation", "upstreamTlsCert", "upstreamTlsKey"],
     needed: "upstream_tls = true",
     isThere: ({ upstreamTls }) => upstreamTls,
   },
@@ -156,23 +157,4 @@ function* loginContradictions(config: Config): Generator<Contradiction> {
   for (const user of usersOfNetworks(config.allowFrom)) {
     if (!superuserBypass.includes(user)) yield ["allowFrom", `"${user}" is not in superuser_bypass`];
   }
-}
-
-/** `client_auth`, or what it is where it is not set. */
-export function clientAuthOf({
-  clientAuth,
-  poolMode,
-}: Pick<Config, "clientAuth" | "poolMode">): "relay" | "scram" | "cleartext" {
-  return clientAuth ?? (poolMode === "none" ? "relay" : "scram");
-}
-
-/** True where pgvpd can log in upstream without anything of the client's. */
-export function hasUpstreamCredential(
-  config: Pick<Config, "upstreamPassword" | "upstreamTlsCert" | "upstreamRequireAuth">,
-): boolean {
-  return (
-    config.upstreamPassword !== undefined ||
-    config.upstreamTlsCert !== undefined ||
-    config.upstreamRequireAuth.includes("none")
-  );
 }

@@ -55,10 +55,9 @@ export class AllowedNetworks {
     if (address === undefined) return true;
     const list = (user === undefined ? undefined : this.#users.get(user)) ?? this.#everybody;
     if (list === undefined) return true;
-    // fe80::1%eth0: the interface is no part of the address. An IPv4 client of an IPv6 socket is ::ffff:192.0.2.7, which
-    // BlockList takes for 192.0.2.7.
-    const withoutZone = address.replace(/%.*$/, "");
-    return list.check(withoutZone, isIPv4(withoutZone) ? "ipv4" : "ipv6");
+    // BlockList knows both that fe80::1%eth0 is fe80::1, and that the IPv4 client of an IPv6 socket, ::ffff:192.0.2.7, is
+    // 192.0.2.7.
+    return list.check(address, isIPv4(address) ? "ipv4" : "ipv6");
   }
 }
 

@@ -326,7 +326,7 @@ export const settings = {
     group: "Login",
     type: seconds(0, 60),
     default: "1",
-    doc: "Most seconds that a login waits after more than five failures in a minute of its address and user; 0: none.",
+    doc: "Most seconds that a login waits after five failures in a minute of its address and user; 0: none.",
   }),
 
   tlsCert: setting({

@@ -2,7 +2,7 @@
  * The composition root: puts the services together, opens the listeners, starts a Session for each connection, and ends
  * them. It holds no logic of a session, and reads no configuration source.
  */
-import { clientAuthOf, hasUpstreamCredential } from "../config/contradictions.ts";
+import { clientAuthOf, hasUpstreamCredential } from "../config/login-method.ts";
 import { AllowedNetworks } from "../config/networks.ts";
 import type { Config } from "../config/settings.ts";
 import { ProxyError } from "../errors/proxy-error.ts";

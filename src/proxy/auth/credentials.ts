@@ -3,7 +3,7 @@
  * of them knows gets a verifier all the same, which no password fits: whoever tries learns nothing from the difference.
  */
 import { createHash, createHmac, randomBytes } from "node:crypto";
-import { clientAuthOf, hasUpstreamCredential } from "../../config/contradictions.ts";
+import { clientAuthOf } from "../../config/login-method.ts";
 import { readSecretFile } from "../../config/secret-file.ts";
 import type { Config } from "../../config/settings.ts";
 import { deriveVerifier } from "../../protocol/scram/keys.ts";
@@ -54,7 +54,7 @@ export class Credentials {
   static open(config: Config, services: AuthQueryServices): Credentials {
     const { authUser, tlsKey } = config;
     return new Credentials(config, {
-      file: loadFile(config),
+      file: loadCredentialsFile(config),
       authQuery: authUser === undefined ? undefined : new AuthQuery(config, services),
       ...(tlsKey === undefined ? {} : { mockKey: deriveMockKey(readSecretFile(tlsKey)) }),
     });
@@ -67,7 +67,7 @@ export class Credentials {
    * @throws Error naming the file, the line and what is wrong.
    */
   prepareReload(): () => void {
-    const file = loadFile(this.#config);
+    const file = loadCredentialsFile(this.#config);
     return () => this.#useFile(file);
   }
 
@@ -131,17 +131,6 @@ export class Credentials {
     };
     return { verifier, isForeign: true, problem };
   }
-}
-
-function loadFile({ credentialsFile, authUser, ...config }: CredentialsConfig): CredentialsFile | undefined {
-  if (credentialsFile === undefined) return undefined;
-  const file = loadCredentialsFile(credentialsFile, new Set(authUser === undefined ? [] : [authUser]));
-  if (file.hasBound && !hasUpstreamCredential(config)) {
-    throw new Error(
-      `${credentialsFile}: a line with tenants= does not open PostgreSQL: set upstream_password (or upstream_tls_cert)`,
-    );
-  }
-  return file;
 }
 
 /** The salts of names that do not exist, the same in every process with this TLS key, and of no use to who sees them. */

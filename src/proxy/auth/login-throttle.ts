@@ -1,27 +1,38 @@
 /**
  * Slows down who guesses: after five failed logins in a minute, each further login of that address and user waits before
- * it begins - a right one too, or the wait would tell the two apart.
+ * it begins - a right one too, or the wait would tell the two apart. Logins that have begun are not held back, so that
+ * many at once get through once; each failure of theirs counts for what comes after.
  */
+import { createHash } from "node:crypto";
 import type { Clock } from "../../lib/clock.ts";
 
 const WINDOW_MS = 60_000;
-/** Failures in a row, each less than a minute after the last, that cost nothing. */
+/** Failures, each less than a minute after the last, that cost nothing. */
 const FREE_FAILURES = 5;
 const FIRST_DELAY_MS = 100;
 
-/** What a flood of names can take up; beyond it the pair that failed longest ago is forgotten. */
+/** What a flood of made-up names can take up, in each of the two tables. */
 const MAX_PAIRS = 10_000;
 
 interface Failures {
-  failures: number;
-  lastAt: number;
+  readonly failures: number;
+  readonly lastAt: number;
 }
 
+/** By address and user, the pair that failed last at the end. */
+type Table = Map<string, Failures>;
+
+/**
+ * Pairs that have to wait are kept apart from those that do not yet. A flood of made-up names, which fail once each,
+ * fills and renews the table of those that do not: a pair that waits stays. To push one out takes five failures of each
+ * of 10,000 others, and to be forgotten before that takes 10,000 failures of others for four guesses: both are slower
+ * than to wait.
+ */
 export class LoginThrottle {
   readonly #clock: Clock;
   readonly #maxDelayMs: number;
-  /** By address and user, the one that failed last at the end. */
-  readonly #records = new Map<string, Failures>();
+  readonly #free: Table = new Map();
+  readonly #waiting: Table = new Map();
 
   /** @param maxDelayMs 0: nobody waits. */
   constructor(clock: Clock, maxDelayMs: number) {
@@ -29,30 +40,40 @@ export class LoginThrottle {
     this.#maxDelayMs = maxDelayMs;
   }
 
-  /** Milliseconds that a login has to wait before it begins. */
+  /**
+   * Milliseconds that a login has to wait before it begins.
+   *
+   * @param address of the client, without its port; undefined for a Unix-domain socket, where all clients are one.
+   */
   delayFor(address: string | undefined, user: string): number {
-    const record = this.#find(nameOf(address, user));
-    if (record === undefined || record.failures < FREE_FAILURES) return 0;
-    return Math.min(FIRST_DELAY_MS * 2 ** (record.failures - FREE_FAILURES), this.#maxDelayMs);
+    if (this.#waiting.size === 0) return 0;
+    const failures = this.#failuresIn(this.#waiting, nameOf(address, user));
+    return failures === 0 ? 0 : Math.min(FIRST_DELAY_MS * 2 ** (failures - FREE_FAILURES), this.#maxDelayMs);
   }
 
   /** A login has failed for want of the right password (28P01). */
   failed(address: string | undefined, user: string): void {
     if (this.#maxDelayMs === 0) return;
     const name = nameOf(address, user);
-    const failures = (this.#find(name)?.failures ?? 0) + 1;
-    this.#records.delete(name);
-    this.#records.set(name, { failures, lastAt: this.#clock.now() });
-    const [oldest] = this.#records.keys();
-    if (this.#records.size > MAX_PAIRS && oldest !== undefined) this.#records.delete(oldest);
+    const failures = 1 + (this.#failuresIn(this.#waiting, name) || this.#failuresIn(this.#free, name));
+    this.#free.delete(name);
+    this.#waiting.delete(name);
+    const table = failures < FREE_FAILURES ? this.#free : this.#waiting;
+    table.set(name, { failures, lastAt: this.#clock.now() });
+    const [oldest] = table.keys();
+    if (table.size > MAX_PAIRS && oldest !== undefined) table.delete(oldest);
   }
 
-  #find(name: string): Failures | undefined {
-    const record = this.#records.get(name);
-    return record !== undefined && this.#clock.now() - record.lastAt < WINDOW_MS ? record : undefined;
+  /** 0 where the last failure is forgotten. */
+  #failuresIn(table: Table, name: string): number {
+    const record = table.get(name);
+    return record !== undefined && this.#clock.now() - record.lastAt < WINDOW_MS ? record.failures : 0;
   }
 }
 
+/** A digest: a user name may have 10,000 bytes. */
 function nameOf(address: string | undefined, user: string): string {
-  return `${address ?? ""}\0${user}`;
+  return createHash("sha256")
+    .update(JSON.stringify([address, user]))
+    .digest("base64");
 }

@@ -62,7 +62,7 @@ describe("pgvpd", () => {
       expect(await pgvpd([name])).toEqual({
         code: 1,
         out: "",
-        err: `pgvpd: there is no command "${name}": the commands are serve, check, demo, sql, help, version\n`,
+        err: `pgvpd: there is no command "${name}": the commands are serve, check, demo, sql, credential, help, version\n`,
       });
     }
   });
@@ -160,17 +160,70 @@ describe("pgvpd check", () => {
   });
 
   it("ends with 1 where the configuration is not valid, with all problems and warnings", async () => {
-    const file = fileWith("prot = 1\nupstream_password = hunter2\n");
+    const file = fileWith("prot = 1\npool_mode = session\n");
     const { code, out, err } = await pgvpd(["check", "--config", file, "--port", "x"], { PGVPD_XYZZY: "1" });
     expect([code, err]).toEqual([1, ""]);
     expect(out.split("\n")).toEqual([
       expect.stringMatching(/^error {8}\S+test\.conf:1: there is no setting "prot"/),
       expect.stringMatching(/^error {8}--port: port "x": expected a whole number/),
-      expect.stringMatching(/^error {8}\S+test\.conf:2: upstream_password \[redacted\]: this version/),
+      expect.stringMatching(/^error {8}\S+test\.conf:2: pool_mode "session": this version/),
       "warning      PGVPD_XYZZY is no setting of pgvpd",
-      "not checked  upstream, policies, roles: the configuration has to be valid first",
+      "not checked  files, upstream, policies, roles: the configuration has to be valid first",
       "",
     ]);
+  });
+
+  it("ends with 1 where a file of TLS or of credentials cannot be used, as a start does", async () => {
+    const written = (name: string, text: string, mode = 0o600): string => {
+      const file = path.join(folder, name);
+      writeFileSync(file, text, { mode });
+      return file;
+    };
+    const credentials = written("users", '"app_user" "hunter2"\n\n"reports" "hunter3" ""\n');
+    const cert = written("server.crt", "hunter4\n");
+    const key = written("server.key", "hunter5\n", 0o644);
+    const settings = `client_auth = scram\ncredentials_file = ${credentials}\ntls_cert = ${cert}\ntls_key = ${key}\n
+      upstream_tls = yes\nupstream_tls_ca = ${folder}/none.crt\nupstream_password = hunter6\n`;
+    const file = fileWith(settings);
+    const { code, out, err } = await pgvpd(["check", "--config", file, ...upstream()]);
+    expect([code, err]).toEqual([1, ""]);
+    const errors = out.split("\n").filter((line) => line.startsWith("error") && !line.includes("upstream: "));
+    expect(errors.map((line) => line.replaceAll(`${folder}/`, ""))).toEqual([
+      "error        client TLS: tls_cert: server.crt: it holds no certificate in PEM form",
+      "error        upstream TLS: upstream_tls_ca: none.crt: there is no such file",
+      expect.stringMatching(
+        /^error {8}credentials: credentials_file: users:1: a password in clear text proves no client/,
+      ),
+      expect.stringMatching(
+        /^error {8}credentials: credentials_file: users:3: a password in clear text proves no client/,
+      ),
+    ]);
+    expect(out).not.toContain("hunter");
+
+    const started = await pgvpd(["--config", file, "--log-level", "off", "--port", "0"]);
+    expect([started.code, started.out]).toEqual([1, ""]);
+    expect(started.err).toBe(`pgvpd: tls_cert: ${cert}: it holds no certificate in PEM form\n`);
+  });
+
+  it("says that the credentials can be used, and what lines with tenants= need besides", async () => {
+    const [users, password] = [path.join(folder, "bound"), path.join(folder, "password")];
+    writeFileSync(password, "hunter2", { mode: 0o600 });
+    const { out: line } = await pgvpd([
+      "credential",
+      "-U",
+      "app_user",
+      "--tenants",
+      "acme",
+      "--password-file",
+      password,
+    ]);
+    writeFileSync(users, line, { mode: 0o600 });
+    const args = ["check", ...upstream(), "--client-auth", "scram", "--credentials-file", users];
+    const without = await pgvpd(args);
+    expect(without.code).toBe(1);
+    expect(without.out).toContain(`credentials_file: ${users}: a line with tenants= does not open PostgreSQL: set `);
+    const { code, out } = await pgvpd(args, { PGVPD_UPSTREAM_PASSWORD: "hunter2" });
+    expect([code, out.includes("ok           credentials: the files can be used\n")]).toEqual([0, true]);
   });
 
   it("refuses flags that are wrong on stderr", async () => {

@@ -50,13 +50,16 @@ describe("pgvpd --help", () => {
 });
 
 describe("pgvpd help COMMAND", () => {
-  it.each(["serve", "check", "demo", "sql", "help", "version"])("says how %s is used", async (command) => {
-    expect(await outputOf(() => help([command]))).toMatch(new RegExp(`^Usage: pgvpd \\[?${command}`));
-  });
+  it.each(["serve", "check", "demo", "sql", "credential", "help", "version"])(
+    "says how %s is used",
+    async (command) => {
+      expect(await outputOf(() => help([command]))).toMatch(new RegExp(`^Usage: pgvpd \\[?${command}`));
+    },
+  );
 
   it("refuses what is no command", async () => {
     await expect(help(["toString"])).rejects.toThrow(
-      'there is no command "toString": the commands are serve, check, demo, sql, help, version',
+      'there is no command "toString": the commands are serve, check, demo, sql, credential, help, version',
     );
     await expect(help(["serve", "now"])).rejects.toThrow(ConfigError);
   });

@@ -1,6 +1,7 @@
 /** Values that are each right on their own, and refused together; beside each what is accepted. */
 import { describe, expect, it } from "vitest";
-import { clientAuthOf, findContradictions, hasUpstreamCredential } from "../../../src/config/contradictions.ts";
+import { findContradictions } from "../../../src/config/contradictions.ts";
+import { clientAuthOf, hasUpstreamCredential } from "../../../src/config/login-method.ts";
 import { configFromSettings } from "../../../src/config/load.ts";
 import { load, problemsOf } from "./load-text.ts";
 
@@ -58,7 +59,6 @@ describe("a setting that would do nothing", () => {
     ["client_tls_ca_file = ca", needsVerifying],
     ["client_tls_ca_file = ca; tls_cert = c; tls_key = k; client_tls_sslmode = require", needsVerifying],
     ["client_cert_map = role", "is used together with client_tls_sslmode = verify-full alone"],
-    ["upstream_tls_ca = ca", "is used together with upstream_tls = true alone"],
     ["upstream_tls_negotiation = direct", "is used together with upstream_tls = true alone"],
     ["credentials_file = u", "is used together with client_auth = scram or cleartext alone"],
     ["auth_user = a", "is used together with client_auth = scram or cleartext alone"],
@@ -218,10 +218,11 @@ describe("a credential of pgvpd's own upstream", () => {
 
 it("a contradiction is told together with the others, each where it stands", () => {
   expect(
-    problemsOf({ file: "tls_cert = c\n", env: { PGVPD_UPSTREAM_TLS_CA: "ca" }, flags: ["--client-auth=scram"] }),
+    problemsOf({ file: "tls_cert = c\n", env: { PGVPD_UPSTREAM_TLS_CERT: "c" }, flags: ["--client-auth=scram"] }),
   ).toEqual([
-    "PGVPD_UPSTREAM_TLS_CA: upstream_tls_ca: is used together with upstream_tls = true alone",
+    "PGVPD_UPSTREAM_TLS_CERT: upstream_tls_cert: is used together with upstream_tls = true alone",
     "pgvpd.conf:1: tls_cert: needs tls_key",
+    "PGVPD_UPSTREAM_TLS_CERT: upstream_tls_cert: needs upstream_tls_key",
     `--client-auth: client_auth: scram needs verifiers: credentials_file, auth_user (for auth_query) or pool_password`,
   ]);
 });
