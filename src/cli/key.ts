@@ -5,10 +5,15 @@
 import { appendFileSync, existsSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { ConfigError } from "../config/config-error.ts";
-import { createSealKeyLine, readSealKeys, type SealKey } from "../config/seal-keys.ts";
+import {
+  createKeyFile,
+  createSealKeyLine,
+  readSealKeys,
+  renderKeyInstallation,
+  type SealKey,
+} from "../config/seal-keys.ts";
 
 const MODE = 0o600;
-const BLOCK_BYTES = 64;
 
 export const keyUsage = `Usage: pgvpd key create|rotate|install|retire --file FILE
 
@@ -37,10 +42,7 @@ Options:
 const actions: Readonly<Record<string, (file: string) => void>> = {
   create(file) {
     if (existsSync(file)) throw new ConfigError([`${file} exists already: pgvpd key rotate adds a key to it`]);
-    writeFileSync(file, `# Keys that pgvpd seals the context with. The last one is in use.\n${createSealKeyLine(1)}`, {
-      mode: MODE,
-      flag: "wx",
-    });
+    createKeyFile(file);
     say(`wrote ${file} with key 1: now pgvpd key install --file ${file} | psql -d your_database`);
   },
   rotate(file) {
@@ -54,7 +56,7 @@ const actions: Readonly<Record<string, (file: string) => void>> = {
     say(`${file} holds key ${last.kid} alone: install it, and the database refuses the others`);
   },
   install(file) {
-    process.stdout.write(renderInstall(readSealKeys(file)));
+    process.stdout.write(renderKeyInstallation(readSealKeys(file)));
   },
 };
 
@@ -77,28 +79,6 @@ function readFlags(args: readonly string[]) {
   } catch (error) {
     throw new ConfigError([(error as Error).message]);
   }
-}
-
-/** Numbers and hexadecimal digits only: there is nothing to quote. */
-function renderInstall(keys: readonly SealKey[]): string {
-  const rows = keys.map(({ kid, bytes }) => `  (${kid}, '\\x${pad(bytes, 0x36)}', '\\x${pad(bytes, 0x5c)}')`);
-  const kids = keys.map(({ kid }) => kid).join(", ");
-  return [
-    "BEGIN;",
-    "INSERT INTO pgvpd.context_keys (kid, ipad, opad) VALUES",
-    `${rows.join(",\n")}`,
-    "ON CONFLICT (kid) DO UPDATE SET ipad = excluded.ipad, opad = excluded.opad, active = true;",
-    `UPDATE pgvpd.context_keys SET active = false WHERE kid NOT IN (${kids});`,
-    "COMMIT;",
-    "",
-  ].join("\n");
-}
-
-/** A key, padded to a block, with one of the constants of HMAC: RFC 2104. */
-function pad(bytes: Buffer, constant: number): string {
-  const block = Buffer.alloc(BLOCK_BYTES);
-  bytes.copy(block);
-  return Buffer.from(block.map((byte) => byte ^ constant)).toString("hex");
 }
 
 /** What is not the output: standard output may go to psql. */

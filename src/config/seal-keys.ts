@@ -7,9 +7,11 @@
  *     2 <32 bytes in base64>
  */
 import { randomBytes } from "node:crypto";
+import { writeFileSync } from "node:fs";
 import { readSecretFile } from "./secret-file.ts";
 
 export const KEY_BYTES = 32;
+const BLOCK_BYTES = 64;
 const MAX_KEYS = 100;
 const MAX_KID = 2 ** 31 - 1;
 
@@ -45,4 +47,35 @@ function parseLine(line: string): SealKey | undefined {
 /** A line with a new random key. */
 export function createSealKeyLine(kid: number): string {
   return `${kid} ${randomBytes(KEY_BYTES).toString("base64")}\n`;
+}
+
+/** A new file with one key, which its owner alone can read. @throws the system's error, also where there is one. */
+export function createKeyFile(path: string): void {
+  const head = "# Keys that pgvpd seals the context with. The last one is in use.\n";
+  writeFileSync(path, `${head}${createSealKeyLine(1)}`, { mode: 0o600, flag: "wx" });
+}
+
+/**
+ * SQL by which the database of sql/seal.sql accepts these keys and no others.
+ * Numbers and hexadecimal digits only: there is nothing to quote.
+ */
+export function renderKeyInstallation(keys: readonly SealKey[]): string {
+  const rows = keys.map(({ kid, bytes }) => `  (${kid}, '\\x${pad(bytes, 0x36)}', '\\x${pad(bytes, 0x5c)}')`);
+  const kids = keys.map(({ kid }) => kid).join(", ");
+  return [
+    "BEGIN;",
+    "INSERT INTO pgvpd.context_keys (kid, ipad, opad) VALUES",
+    `${rows.join(",\n")}`,
+    "ON CONFLICT (kid) DO UPDATE SET ipad = excluded.ipad, opad = excluded.opad, active = true;",
+    `UPDATE pgvpd.context_keys SET active = false WHERE kid NOT IN (${kids});`,
+    "COMMIT;",
+    "",
+  ].join("\n");
+}
+
+/** A key, padded to a block, with one of the constants of HMAC: RFC 2104. */
+function pad(bytes: Buffer, constant: number): string {
+  const block = Buffer.alloc(BLOCK_BYTES);
+  bytes.copy(block);
+  return Buffer.from(block.map((byte) => byte ^ constant)).toString("hex");
 }

@@ -6,6 +6,8 @@
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { Client } from "pg";
+import { readSealKeys, renderKeyInstallation } from "../config/seal-keys.ts";
+import type { DemoFolder } from "./demo-folder.ts";
 import type { DemoServer } from "./demo-server.ts";
 import { say, yellow } from "./terminal.ts";
 
@@ -20,6 +22,10 @@ export interface DemoPlan {
   readonly roleExists: boolean;
   /** For sql/setup.sql, which creates app_user where it is missing. */
   readonly appUserExists: boolean;
+  /** A superuser can seal the context: sql/seal.sql. */
+  readonly isSealed: boolean;
+  /** For sql/seal.sql, which creates pgvpd_owner where it is missing. */
+  readonly ownerExists: boolean;
 }
 
 /**
@@ -32,12 +38,14 @@ export async function planDemoDatabase(server: DemoServer): Promise<DemoPlan> {
     const { rows } = await client.query<{ kind: string; comment: string | null }>(
       `SELECT 'database' AS kind, shobj_description(oid, 'pg_database') AS comment FROM pg_database WHERE datname = $1
        UNION ALL SELECT 'role', shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = $2
-       UNION ALL SELECT 'app_user', NULL FROM pg_roles WHERE rolname = 'app_user'`,
+       UNION ALL SELECT rolname, NULL FROM pg_roles WHERE rolname IN ('app_user', 'pgvpd_owner')
+       UNION ALL SELECT 'superuser', NULL WHERE current_setting('is_superuser') = 'on'`,
       [demoDatabase, role],
     );
     const find = (kind: string): boolean => {
       const found = rows.find((row) => row.kind === kind);
-      if (found !== undefined && !server.isOurs && kind !== "app_user" && found.comment !== mark) {
+      const isDemos = kind === "database" || kind === "role";
+      if (found !== undefined && !server.isOurs && isDemos && found.comment !== mark) {
         const name = kind === "role" ? role : demoDatabase;
         throw new Error(`the ${kind} ${name} exists on that server and is not the demo's: it is left alone`);
       }
@@ -48,6 +56,8 @@ export async function planDemoDatabase(server: DemoServer): Promise<DemoPlan> {
       databaseExists: find("database"),
       roleExists: find("role"),
       appUserExists: find("app_user"),
+      isSealed: find("superuser"),
+      ownerExists: find("pgvpd_owner"),
     };
   });
 }
@@ -56,9 +66,10 @@ export async function planDemoDatabase(server: DemoServer): Promise<DemoPlan> {
 export async function createDemoDatabase(
   server: DemoServer,
   plan: DemoPlan,
-  password: string,
+  folder: DemoFolder,
   isFresh: boolean,
 ): Promise<void> {
+  const password = folder.passwords.application;
   await withClient(server, server.maintenanceDatabase, async (client) => {
     const [database, role] = [client.escapeIdentifier(demoDatabase), client.escapeIdentifier(plan.role)];
     if (!plan.roleExists) await client.query(`CREATE ROLE ${role} LOGIN`);
@@ -75,9 +86,9 @@ export async function createDemoDatabase(
     client.on("notice", (notice) => {
       if (notice.severity === "WARNING") say(yellow(`WARNING: ${notice.message}`));
     });
-    for (const file of ["setup.sql", "helpers.sql"]) {
-      await client.query(await readFile(path.join(sqlFolder, file), "utf8"));
-    }
+    const files = ["setup.sql", "helpers.sql", ...(plan.isSealed ? ["seal.sql"] : [])];
+    for (const file of files) await client.query(await readFile(path.join(sqlFolder, file), "utf8"));
+    if (plan.isSealed) await client.query(renderKeyInstallation(readSealKeys(folder.keyFile)));
     await createTables(client, plan.role);
   });
 }

@@ -4,9 +4,11 @@
  * Used by the demo and by `pgvpd sql`. Everything in it is readable by its owner alone.
  */
 import { randomBytes } from "node:crypto";
+import { existsSync } from "node:fs";
 import { readFile, rm, writeFile } from "node:fs/promises";
 import { homedir, tmpdir } from "node:os";
 import path from "node:path";
+import { createKeyFile } from "../config/seal-keys.ts";
 import { commandOf } from "./process-table.ts";
 import { firstOwnFolder } from "./server-account.ts";
 
@@ -31,6 +33,8 @@ export interface RunningDemo {
 export interface DemoFolder extends AsyncDisposable {
   readonly path: string;
   readonly passwords: DemoPasswords;
+  /** A file with the key that the context is sealed with. */
+  readonly keyFile: string;
   /** From now on `pgvpd sql` finds the demo. */
   announce(demo: Omit<RunningDemo, "pid">): Promise<void>;
 }
@@ -54,9 +58,12 @@ export async function locateDemoFolder(named: string | undefined): Promise<strin
 export async function openDemoFolder(folder: string, isFresh: boolean): Promise<DemoFolder> {
   const record = path.join(folder, "running.json");
   await lock(record, folder);
-  if (isFresh) await rm(path.join(folder, "passwords.json"), { force: true });
+  const keyFile = path.join(folder, "context.key");
+  if (isFresh) for (const file of [path.join(folder, "passwords.json"), keyFile]) await rm(file, { force: true });
+  if (!existsSync(keyFile)) createKeyFile(keyFile);
   return {
     path: folder,
+    keyFile,
     passwords: await readPasswords(path.join(folder, "passwords.json")),
     announce: (demo) => writeSecret(record, { ...demo, pid: process.pid }),
     [Symbol.asyncDispose]: () => rm(record, { force: true }),

@@ -39,21 +39,20 @@ export async function runDemo(options: DemoOptions): Promise<number> {
     interruption.check();
     const plan = await interruption.race(planDemoDatabase(server));
     if (!server.isOurs && !(await agreed(server, plan, options, interruption))) return 1;
-    const password = folder.passwords.application;
     await interruption.race(
-      progress("Installing pgvpd's SQL helpers and two tenants, acme and globex", () =>
-        createDemoDatabase(server, plan, password, options.isFresh),
+      progress("Installing pgvpd's SQL and two tenants, acme and globex", () =>
+        createDemoDatabase(server, plan, folder, options.isFresh),
       ),
     );
 
     const port = await nextFreePort(options.port);
     if (port !== options.port) say(yellow(`Port ${options.port} is taken: pgvpd takes ${port}`));
-    await using _proxy = await startProxy(server, port);
+    await using _proxy = await startProxy(server, port, plan.isSealed ? folder.keyFile : undefined);
     say(`pgvpd listens on ${bold(`127.0.0.1:${port}`)}, in front of PostgreSQL on ${server.host}:${server.port}`);
-    const door = { port, database: demoDatabase, role: plan.role, password };
+    const door = { port, database: demoDatabase, role: plan.role, password: folder.passwords.application };
     await folder.announce(door);
 
-    await interruption.race(showcase(door));
+    await interruption.race(showcase(door, plan.isSealed));
     if (options.isOnce) return 0;
     sayWhatNext(door);
     await interruption.race(server.ended);
@@ -89,8 +88,13 @@ async function agreed(
   else say(`  the database ${demoDatabase}${before(plan.databaseExists)}, with pgvpd's SQL helpers and three tables`);
   say(`  the role ${plan.role}${before(plan.roleExists)}, with a random password`);
   if (!plan.appUserExists) say("  the role app_user, without a password (sql/setup.sql creates it)");
-  const roles = plan.appUserExists ? plan.role : `${plan.role}, app_user`;
-  say(dim(`To remove it afterwards: DROP DATABASE ${demoDatabase}; DROP ROLE ${roles};`));
+  const sealsFirst = plan.isSealed && !plan.ownerExists;
+  if (sealsFirst) say("  the role pgvpd_owner, which cannot log in (sql/seal.sql creates it)");
+  const roles = [plan.role, ...(plan.appUserExists ? [] : ["app_user"]), ...(sealsFirst ? ["pgvpd_owner"] : [])];
+  const drops = sealsFirst
+    ? `DROP OWNED BY pgvpd_owner; DROP ROLE ${roles.join(", ")};`
+    : `DROP ROLE ${roles.join(", ")};`;
+  say(dim(`To remove it afterwards: DROP DATABASE ${demoDatabase}; ${drops}`));
   if (options.isConfirmed) return true;
   if (!canAsk()) {
     say("Nothing was created: nobody is there to ask. Run it again with --yes.");
@@ -103,13 +107,14 @@ async function agreed(
 }
 
 /** The library's own door, as a program that embeds pgvpd uses it. */
-async function startProxy(server: DemoServer, port: number): Promise<AsyncDisposable> {
+async function startProxy(server: DemoServer, port: number, keyFile: string | undefined): Promise<AsyncDisposable> {
   const proxy = createProxy({
     listen_host: "127.0.0.1",
     port,
     upstream_host: server.host,
     upstream_port: server.port,
     log_level: "off",
+    ...(keyFile === undefined ? {} : { context_seal: "require", context_key_file: keyFile }),
   });
   await proxy.start();
   return { [Symbol.asyncDispose]: () => proxy.stop() };

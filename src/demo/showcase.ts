@@ -23,8 +23,8 @@ interface Step {
 }
 
 /** Runs all steps. Throws when one has not shown what it should have. */
-export async function showcase(door: Door): Promise<void> {
-  for (const [index, step] of steps(door.role).entries()) {
+export async function showcase(door: Door, isSealed: boolean): Promise<void> {
+  for (const [index, step] of steps(door.role, isSealed).entries()) {
     say();
     say(bold(`${index + 1}. ${step.title}`));
     say(dim(`   ${step.user}@127.0.0.1:${door.port}/${door.database}`));
@@ -38,7 +38,7 @@ export async function showcase(door: Door): Promise<void> {
   }
 }
 
-function steps(role: string): readonly Step[] {
+function steps(role: string, isSealed: boolean): readonly Step[] {
   const everything = "SELECT * FROM contacts ORDER BY id;";
   return [
     {
@@ -69,19 +69,37 @@ function steps(role: string): readonly Step[] {
       shows: (outcome) => failsWith(outcome, "42501"),
       remark: "The policy checks what is written, too.",
     },
-    {
-      title: "acme sets the session variable itself",
-      user: `${role}.acme`,
-      statement: "SET app.current_tenant_id = 'globex';\nSELECT * FROM contacts ORDER BY id;",
-      shows: (outcome) => seesOnly(outcome, "globex"),
-      remark:
-        "Those are globex's rows. Session variables are a cooperative boundary: they stop forgotten WHERE\n" +
-        "clauses, wrong joins and mixed-up connections, but not somebody who can send SQL of their own as a\n" +
-        "tenant. Closing that takes a context that the database itself verifies (sealed context), which this\n" +
-        "version does not have yet.",
-      isWarning: true,
-    },
+    isSealed ? sealedStep(role) : cooperativeStep(role),
   ];
+}
+
+const injection = "SET app.current_tenant_id = 'globex';\nSELECT * FROM contacts ORDER BY id;";
+
+function sealedStep(role: string): Step {
+  return {
+    title: "acme sets the session variable itself, as injected SQL would",
+    user: `${role}.acme`,
+    statement: injection,
+    shows: (outcome) => seesOnly(outcome, "acme"),
+    remark:
+      "Still acme's rows: the context is sealed. PostgreSQL takes it from pgvpd alone, with a signature\n" +
+      "for this session, and no SQL can change it.",
+  };
+}
+
+/** Where the context could not be sealed: only a superuser can install that. */
+function cooperativeStep(role: string): Step {
+  return {
+    title: "acme sets the session variable itself",
+    user: `${role}.acme`,
+    statement: injection,
+    shows: (outcome) => seesOnly(outcome, "globex"),
+    remark:
+      "Those are globex's rows: without sql/seal.sql, which takes a superuser to install here, session\n" +
+      "variables are a cooperative boundary. They stop forgotten WHERE clauses, wrong joins and mixed-up\n" +
+      "connections, but not somebody who can send SQL of their own as a tenant.",
+    isWarning: true,
+  };
 }
 
 async function run(door: Door, step: Step): Promise<Outcome> {
