@@ -18,6 +18,7 @@ test("creates nothing without --yes where nobody can be asked", async () => {
   expect(code).toBe(1);
   expect(stdout).toContain("the database pgvpd_demo");
   expect(stdout).toContain("the role pgvpd_demo_user");
+  expect(stdout).toContain("the role pgvpd_owner, which cannot log in");
   expect(stdout).toContain("Nothing was created");
   expect(await namesOf("database")).toEqual(["postgres"]);
   expect(await namesOf("role")).toEqual(["postgres"]);
@@ -29,7 +30,7 @@ test("creates what it has named, uses it again, and makes it new with --fresh", 
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     expect(stdout).toContain("pgvpd_demo_user.acme@");
     expect(await namesOf("database")).toEqual(["pgvpd_demo", "postgres"]);
-    expect(await namesOf("role")).toEqual(["app_user", "pgvpd_demo_user", "postgres"]);
+    expect(await namesOf("role")).toEqual(["app_user", "pgvpd_demo_user", "pgvpd_owner", "postgres"]);
   }
 });
 

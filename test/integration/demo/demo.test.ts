@@ -32,7 +32,7 @@ if (isRoot) {
 }
 
 describe.each(users)("demo --once as $who", ({ user, isPossible }) => {
-  test.runIf(isPossible)("shows both tenants, both refusals and the limit, and ends with 0", async () => {
+  test.runIf(isPossible)("shows both tenants, both refusals and the seal, and ends with 0", async () => {
     await using folder = await demoDataFolder(user);
     const port = await freePort();
     const { code, stdout, stderr } = await runProgram(
@@ -52,8 +52,9 @@ describe.each(users)("demo --once as $who", ({ user, isPossible }) => {
     expect(steps[3]).toContain("FATAL 28000: Username must contain context values separated by '.'");
     expect(steps[4]).toContain("ERROR 42501: new row violates row-level security policy");
     expect(steps[5]).toContain("SET app.current_tenant_id = 'globex'");
-    expect(steps[5]).toContain("| globex ");
-    expect(steps[5]).toContain("cooperative boundary");
+    expect(steps[5]).toContain("| acme ");
+    expect(steps[5]).not.toContain("| globex ");
+    expect(steps[5]).toContain("the context is sealed");
     expect(stdout).not.toContain("\x1b"); // no terminal, no colours
     expect(await isListening(port)).toBe(false);
   });
