@@ -75,6 +75,12 @@ export function checkContextVariables(names: readonly string[]): void {
   }
 }
 
+/** A variable that a resolver sets. @throws SettingError. */
+export function checkInjectedVariable(name: string): void {
+  checkContextVariables([name]);
+  if (!name.includes(".")) throw new SettingError(`"${name}" is no variable of the context: those have a dot`);
+}
+
 export function checkRole(role: string): void {
   if (role.toLowerCase() === "none") throw new SettingError('"none" is no role: leave it out to keep the login role');
   if (Buffer.byteLength(role) > MAX_NAME_BYTES) throw new SettingError(`expected at most ${MAX_NAME_BYTES} bytes`);

@@ -8,6 +8,9 @@ import { MAX_CANCEL_SECRET, MIN_CANCEL_SECRET } from "./limits.ts";
 import { authentication, backend, IDLE } from "./message-types.ts";
 import { encodeMessage, type Message } from "./message.ts";
 
+/** Of a column in RowDescription, behind its name: table, attribute, type, length, modifier, format. */
+const FIELD_BYTES = 4 + 2 + 4 + 2 + 4 + 2;
+
 /**
  * An ErrorResponse from an error of ours: severity, SQLSTATE, text and hint of the catalogue, nothing else.
  *
@@ -118,6 +121,21 @@ export function decodeParameterStatus(body: Buffer): { readonly name: string; re
 /** @throws ProxyError upstream_protocol unless a ReadyForQuery says "idle": the only status a session may begin in. */
 export function assertIdle(body: Buffer): void {
   if (body.length !== 1 || body[0] !== IDLE) throw malformed("a ReadyForQuery that is not idle");
+}
+
+/** The names of a RowDescription's columns. @throws ProxyError upstream_protocol. */
+export function decodeRowDescription(body: Buffer): string[] {
+  if (body.length < 2) throw malformed("a short RowDescription");
+  const names: string[] = [];
+  let at = 2;
+  for (let columns = body.readUInt16BE(0); columns > 0; columns -= 1) {
+    const end = body.indexOf(0, at);
+    if (end === -1 || end + 1 + FIELD_BYTES > body.length) throw malformed("a truncated RowDescription");
+    names.push(body.toString("utf8", at, end));
+    at = end + 1 + FIELD_BYTES;
+  }
+  if (at !== body.length) throw malformed("a RowDescription with bytes behind its last column");
+  return names;
 }
 
 /** One row of our own statements, in text format; null where the value is NULL. @throws ProxyError upstream_protocol. */

@@ -16,13 +16,17 @@ export const backend = {
   closeComplete: 0x33,
   commandComplete: 0x43,
   dataRow: 0x44,
+  emptyQueryResponse: 0x49,
   errorResponse: 0x45,
   negotiateProtocolVersion: 0x76,
+  noData: 0x6e,
   noticeResponse: 0x4e,
   notificationResponse: 0x41,
   parameterStatus: 0x53,
   parseComplete: 0x31,
+  portalSuspended: 0x73,
   readyForQuery: 0x5a,
+  rowDescription: 0x54,
 } as const;
 
 /** The Int32 that follows an Authentication message's length. */

@@ -4,7 +4,12 @@
  */
 import { serialize } from "pg-protocol";
 import { ProxyError } from "../../errors/proxy-error.ts";
-import { assertIdle, decodeDataRow, describeErrorResponse } from "../../protocol/backend-messages.ts";
+import {
+  assertIdle,
+  decodeDataRow,
+  decodeRowDescription,
+  describeErrorResponse,
+} from "../../protocol/backend-messages.ts";
 import { backend } from "../../protocol/message-types.ts";
 import type { Message } from "../../protocol/message.ts";
 import type { MessageStream } from "../message-stream.ts";
@@ -14,6 +19,10 @@ export interface Statement {
   readonly sql: string;
   /** A Buffer goes out as the bytes it holds, in the encoding that is in force then. */
   readonly values: readonly (string | Buffer | null)[];
+  /** The names of the columns are wanted too. */
+  readonly isDescribed?: boolean;
+  /** No more rows than these are sent. */
+  readonly maxRows?: number;
 }
 
 export type Row = readonly (string | null)[];
@@ -21,6 +30,8 @@ export type Row = readonly (string | null)[];
 export interface PipelineOutcome {
   /** The rows of each statement, in order; incomplete after an error. */
   readonly results: readonly (readonly Row[])[];
+  /** The columns of each statement that was to be described; empty for the others. */
+  readonly columns: readonly (readonly string[])[];
   /** The first error, if any; PostgreSQL skips what comes after it. `text` is for the log. */
   readonly error: { readonly response: Message; readonly text: string } | undefined;
 }
@@ -38,10 +49,11 @@ export function setConfig(settings: readonly { readonly name: string; readonly v
 
 /** The bytes of one pipeline. It leaves no statement behind that a client could bind to. */
 export function encodePipeline(statements: readonly Statement[]): Buffer {
-  const parts = statements.flatMap(({ sql, values }) => [
+  const parts = statements.flatMap(({ sql, values, isDescribed = false, maxRows = 0 }) => [
     serialize.parse({ text: sql }),
     serialize.bind({ values: [...values] }),
-    serialize.execute({}),
+    ...(isDescribed ? [serialize.describe({ type: "P" })] : []),
+    serialize.execute({ rows: maxRows }),
   ]);
   return Buffer.concat([...parts, serialize.close(UNNAMED_STATEMENT), serialize.sync()]);
 }
@@ -58,6 +70,8 @@ export async function runPipeline(
   signal: AbortSignal,
 ): Promise<PipelineOutcome> {
   const results: Row[][] = [];
+  const columns: (readonly string[])[] = [];
+  let names: readonly string[] = [];
   let rows: Row[] = [];
   let error: PipelineOutcome["error"];
   let bytesLeft = MAX_ANSWER_BYTES;
@@ -69,13 +83,21 @@ export async function runPipeline(
       case backend.parseComplete:
       case backend.bindComplete:
       case backend.closeComplete:
+      case backend.noData:
+        break;
+      case backend.rowDescription:
+        names = decodeRowDescription(message.body);
         break;
       case backend.dataRow:
         rows.push(decodeDataRow(message.body));
         break;
       case backend.commandComplete:
+      case backend.portalSuspended:
+      case backend.emptyQueryResponse:
         results.push(rows);
+        columns.push(names);
         rows = [];
+        names = [];
         break;
       case backend.parameterStatus:
         greeting.keepParameter(message);
@@ -88,7 +110,7 @@ export async function runPipeline(
         break;
       case backend.readyForQuery:
         assertIdle(message.body);
-        return { results, error };
+        return { results, columns, error };
       default:
         throw unexpected(message);
     }

@@ -1,0 +1,298 @@
+/**
+ * resolvers.toml: queries that derive further context from the database. Read whole, checked whole: every problem is told
+ * at once, with the line of its resolver. What only the database can say about a query, `pgvpd check` asks it.
+ */
+import { readFileSync } from "node:fs";
+import { parse, TomlError } from "smol-toml";
+import { checkInjectedVariable } from "./names.ts";
+import { suggest } from "./nearest-name.ts";
+import { oneLine, quoted } from "./one-line.ts";
+import { explainFileError } from "./secret-file.ts";
+import { SettingError } from "./setting-types.ts";
+import { outlineQuery } from "./sql-statements.ts";
+
+const MAX_FILE_BYTES = 1024 * 1024;
+const MAX_RESOLVERS = 100;
+const MAX_NAME_LENGTH = 100;
+const MAX_TTL_SECONDS = 86_400;
+const MAX_TIMEOUT_SECONDS = 60;
+const DEFAULT_TIMEOUT_SECONDS = 2;
+
+/** A variable, and the column that it gets its value from. */
+export interface Injection {
+  readonly variable: string;
+  readonly column: string;
+}
+
+export interface Resolver {
+  readonly name: string;
+  readonly query: string;
+  /** Variables of the context, in the order of $1, $2, ... */
+  readonly params: readonly string[];
+  readonly inject: readonly Injection[];
+  /** Without a row, or with NULL in an output, there is no session. */
+  readonly required: boolean;
+  /** 0: asked at every login. */
+  readonly cacheTtlMs: number;
+  readonly timeoutMs: number;
+  /** one: at most one row. array: each output is the array of a column over all rows. */
+  readonly rows: "one" | "array";
+}
+
+/** Resolvers in the order they run: those of one level do not depend on each other. */
+export type ResolverPlan = readonly (readonly Resolver[])[];
+
+/** What is wrong with a file, a problem a line. */
+export class ResolversError extends Error {
+  readonly problems: readonly string[];
+
+  constructor(problems: readonly string[]) {
+    super(problems.join("\n"));
+    this.name = "ResolversError";
+    this.problems = problems;
+  }
+}
+
+/** @param contextVariables what the user name gives. @throws ResolversError. */
+export function loadResolvers(path: string, contextVariables: readonly string[]): ResolverPlan {
+  let text: string;
+  try {
+    const bytes = readFileSync(path);
+    if (bytes.length > MAX_FILE_BYTES) throw new Error("it is larger than 1 MiB");
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (error) {
+    throw new ResolversError([`${path}: ${explainFileError(error as NodeJS.ErrnoException)}`]);
+  }
+  return parseResolvers(text, path, contextVariables);
+}
+
+/** A resolver as it stands in the file. */
+interface Entry {
+  readonly resolver: Resolver;
+  readonly dependsOn: readonly string[];
+  /** `resolvers.toml:12: resolver "x"` */
+  readonly where: string;
+}
+
+/** @throws ResolversError. */
+export function parseResolvers(text: string, path: string, contextVariables: readonly string[]): ResolverPlan {
+  const problems: string[] = [];
+  const tables = readTables(text, path, problems);
+  const lines = headerLines(text);
+  const entries = tables.map((table, index) => readEntry(table, `${path}:${lines[index] ?? 1}`, problems));
+  checkNames(entries, problems);
+  checkInjections(entries, contextVariables, problems);
+  const plan = orderByDependency(entries, contextVariables, problems);
+  if (problems.length > 0) throw new ResolversError(problems);
+  return plan;
+}
+
+function readTables(text: string, path: string, problems: string[]): Record<string, unknown>[] {
+  let document: Record<string, unknown>;
+  try {
+    document = parse(text);
+  } catch (error) {
+    if (!(error instanceof TomlError)) throw error;
+    throw new ResolversError([`${path}:${error.line}: ${error.message.split("\n")[0]}`]);
+  }
+  for (const key of Object.keys(document)) {
+    if (key !== "resolver") problems.push(`${path}: there is no ${quoted(key)}: a resolver begins with [[resolver]]`);
+  }
+  const list = document["resolver"] ?? [];
+  if (!Array.isArray(list) || list.some((entry) => typeof entry !== "object")) {
+    throw new ResolversError([...problems, `${path}: a resolver begins with [[resolver]], in double brackets`]);
+  }
+  if (list.length > MAX_RESOLVERS) problems.push(`${path}: at most ${MAX_RESOLVERS} resolvers`);
+  return list as Record<string, unknown>[];
+}
+
+/** The line of each `[[resolver]]`. */
+function headerLines(text: string): number[] {
+  return text.split("\n").flatMap((line, index) => (/^\s*\[\[\s*resolver\s*\]\]/.test(line) ? [index + 1] : []));
+}
+
+type Table = Readonly<Record<string, unknown>>;
+
+const FIELDS = ["name", "query", "params", "inject", "required", "depends_on", "cache_ttl", "timeout", "rows"] as const;
+
+function readEntry(table: Table, line: string, problems: string[]): Entry {
+  const name = typeof table["name"] === "string" ? table["name"] : "";
+  const where = `${line}: resolver ${quoted(name)}`;
+  const complain = (text: string): void => void problems.push(`${where}: ${text}`);
+  if (name === "" || name.length > MAX_NAME_LENGTH || oneLine(name) !== name) {
+    complain(`name: expected text of one line, at most ${MAX_NAME_LENGTH} characters`);
+  }
+  for (const key of Object.keys(table)) {
+    if ((FIELDS as readonly string[]).includes(key)) continue;
+    const hint = suggest(key, new Map(FIELDS.map((field) => [field, field])));
+    complain(`there is no ${quoted(key)}${hint && `: ${hint}`}`);
+  }
+
+  const query = typeof table["query"] === "string" ? table["query"] : "";
+  const params = textList(table, "params", complain);
+  const required = choice(table, "required", [false, true], complain);
+  checkQuery(query, params, complain);
+  return {
+    where,
+    dependsOn: textList(table, "depends_on", complain),
+    resolver: {
+      name,
+      query,
+      params,
+      inject: readInjections(table["inject"], required, complain),
+      required,
+      cacheTtlMs: secondsOf(table, "cache_ttl", 0, MAX_TTL_SECONDS, 0, complain),
+      timeoutMs: secondsOf(table, "timeout", 0.001, MAX_TIMEOUT_SECONDS, DEFAULT_TIMEOUT_SECONDS, complain),
+      rows: choice(table, "rows", ["one", "array"], complain),
+    },
+  };
+}
+
+type Complain = (text: string) => void;
+
+function checkQuery(query: string, params: readonly string[], complain: Complain): void {
+  const { statements, highestParameter } = outlineQuery(query);
+  if (statements === 0) complain("query: expected one statement");
+  if (statements > 1) complain("query: several statements; a resolver is one");
+  if (statements === 1 && highestParameter !== params.length) {
+    complain(`query: its highest parameter is $${highestParameter}, and params has ${params.length}`);
+  }
+}
+
+/** One that is required may inject nothing: then it only has to find a row. */
+function readInjections(value: unknown, required: boolean, complain: Complain): Injection[] {
+  const isTable = typeof value === "object" && value !== null && !Array.isArray(value);
+  const pairs = isTable ? Object.entries(value) : [];
+  const mayBeEmpty = required && (value === undefined || isTable);
+  if (pairs.length === 0 && !mayBeEmpty) complain('inject: expected { "app.variable" = "column" }');
+  const found: Injection[] = [];
+  for (const [variable, column] of pairs) {
+    if (typeof column !== "string" || column === "") complain(`inject: ${quoted(variable)}: expected a column's name`);
+    else found.push({ variable, column });
+    try {
+      checkInjectedVariable(variable);
+    } catch (error) {
+      if (!(error instanceof SettingError)) throw error;
+      complain(`inject: ${error.message}`);
+    }
+  }
+  return found;
+}
+
+function textList(table: Table, field: string, complain: Complain): string[] {
+  const value = table[field] ?? [];
+  if (Array.isArray(value) && value.every((one): one is string => typeof one === "string" && one !== "")) return value;
+  complain(`${field}: expected a list of names, as ["app.user_id"]`);
+  return [];
+}
+
+/** The first choice is the default. */
+function choice<const T extends string | boolean>(
+  table: Table,
+  field: string,
+  choices: readonly [T, ...T[]],
+  complain: Complain,
+): T {
+  const value = table[field] ?? choices[0];
+  const found = choices.find((one) => one === value);
+  if (found === undefined) complain(`${field}: expected ${choices.join(" or ")}`);
+  return found ?? choices[0];
+}
+
+function secondsOf(
+  table: Table,
+  field: string,
+  min: number,
+  max: number,
+  fallback: number,
+  complain: Complain,
+): number {
+  const value = table[field] ?? fallback;
+  const isRight = typeof value === "number" && value >= min && value <= max;
+  if (!isRight) complain(`${field}: expected seconds, from ${min} to ${max}`);
+  return Math.round((isRight ? value : fallback) * 1000);
+}
+
+function checkNames(entries: readonly Entry[], problems: string[]): void {
+  const seen = new Map<string, string>();
+  for (const { resolver, where } of entries) {
+    const before = seen.get(resolver.name);
+    if (before !== undefined) problems.push(`${where}: the name is taken: ${before}`);
+    seen.set(resolver.name, where);
+  }
+  for (const { dependsOn, where } of entries) {
+    for (const name of dependsOn) {
+      if (seen.has(name)) continue;
+      const hint = suggest(name, new Map([...seen.keys()].map((known) => [known, known])));
+      problems.push(`${where}: depends_on: there is no resolver ${quoted(name)}${hint && `: ${hint}`}`);
+    }
+  }
+}
+
+function checkInjections(entries: readonly Entry[], contextVariables: readonly string[], problems: string[]): void {
+  const givers = new Map(contextVariables.map((name) => [name.toLowerCase(), "the user name"]));
+  for (const { resolver, where } of entries) {
+    for (const { variable } of resolver.inject) {
+      const giver = givers.get(variable.toLowerCase());
+      if (giver !== undefined) problems.push(`${where}: inject: ${quoted(variable)} comes from ${giver} already`);
+      givers.set(variable.toLowerCase(), `resolver ${quoted(resolver.name)}`);
+    }
+  }
+}
+
+/** A resolver follows those that it names, and those that give its params. */
+function orderByDependency(
+  entries: readonly Entry[],
+  contextVariables: readonly string[],
+  problems: string[],
+): ResolverPlan {
+  const isStatic = new Set(contextVariables.map((name) => name.toLowerCase()));
+  const giverOf = new Map(
+    entries.flatMap(({ resolver }) =>
+      resolver.inject.map(({ variable }): [string, string] => [variable.toLowerCase(), resolver.name]),
+    ),
+  );
+  const waiting = new Map<Entry, Set<string>>();
+  for (const entry of entries) {
+    const needs = new Set(entry.dependsOn);
+    for (const param of entry.resolver.params) {
+      const giver = giverOf.get(param.toLowerCase());
+      if (giver !== undefined) needs.add(giver);
+      else if (!isStatic.has(param.toLowerCase())) {
+        problems.push(`${entry.where}: params: nothing gives ${quoted(param)}: no context variable, no resolver`);
+      }
+    }
+    waiting.set(entry, needs);
+  }
+
+  const plan: Resolver[][] = [];
+  const done = new Set<string>();
+  while (waiting.size > 0) {
+    const ready = [...waiting]
+      .filter(([, needs]) => [...needs].every((name) => done.has(name)))
+      .map(([entry]) => entry);
+    if (ready.length === 0) {
+      const names = [...waiting.keys()].map(({ resolver }) => resolver.name);
+      if (problems.length === 0)
+        problems.push(`${cycleOf(waiting)}: resolvers depend on each other: ${names.join(", ")}`);
+      break;
+    }
+    for (const entry of ready) {
+      waiting.delete(entry);
+      done.add(entry.resolver.name);
+    }
+    plan.push(ready.map(({ resolver }) => resolver));
+  }
+  return plan;
+}
+
+/** The first resolver that is part of a circle, rather than one that only waits for it. */
+function cycleOf(waiting: ReadonlyMap<Entry, ReadonlySet<string>>): string {
+  const byName = new Map([...waiting.keys()].map((entry) => [entry.resolver.name, entry]));
+  let [entry] = waiting.keys();
+  for (let steps = 0; steps < waiting.size; steps += 1) {
+    const next = [...(waiting.get(entry as Entry) ?? [])].find((name) => byName.has(name));
+    entry = next === undefined ? entry : byName.get(next);
+  }
+  return entry?.where ?? "";
+}
