@@ -17,6 +17,7 @@ export function findContradictions(config: Config, originOf: (key: SettingKey) =
     ...listenerContradictions(config),
     ...unusedSettings(config),
     ...sealContradictions(config),
+    ...resolverContradictions(config),
     ...clientTlsContradictions(config),
     ...upstreamTlsContradictions(config),
     ...loginContradictions(config),
@@ -79,6 +80,16 @@ const ONLY_WITH: readonly {
     isThere: ({ contextSeal }) => contextSeal !== "off",
   },
   {
+    keys: ["resolverConnection", "resolverUser"],
+    needed: "resolvers",
+    isThere: ({ resolvers }) => resolvers !== undefined,
+  },
+  {
+    keys: ["resolverPassword", "resolverPoolSize"],
+    needed: "resolver_user",
+    isThere: ({ resolverUser }) => resolverUser !== undefined,
+  },
+  {
     keys: ["credentialsFile", "authUser"],
     needed: "client_auth = scram or cleartext",
     isThere: (config) => clientAuthOf(config) !== "relay",
@@ -103,6 +114,19 @@ function* unusedSettings(config: Config): Generator<Contradiction> {
 function* sealContradictions({ contextSeal, contextKeyFile }: Config): Generator<Contradiction> {
   if (contextSeal !== "off" && contextKeyFile === undefined) {
     yield ["contextSeal", `${contextSeal} needs context_key_file`];
+  }
+}
+
+function* resolverContradictions(config: Config): Generator<Contradiction> {
+  const { resolverConnection, resolverUser, poolMode } = config;
+  if (resolverConnection === "dedicated" && resolverUser === undefined) {
+    yield ["resolverConnection", "dedicated needs resolver_user"];
+  }
+  if (resolverConnection === "session" && resolverUser !== undefined) {
+    yield ["resolverConnection", "session contradicts resolver_user"];
+  }
+  if (resolverConnection === "session" && poolMode !== "none") {
+    yield ["resolverConnection", `session contradicts pool_mode = ${poolMode}`];
   }
 }
 

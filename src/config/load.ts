@@ -118,10 +118,11 @@ function buildConfig(
 const PASSWORD_FILES = [
   ["poolPassword", "poolPasswordFile"],
   ["upstreamPassword", "upstreamPasswordFile"],
+  ["resolverPassword", "resolverPasswordFile"],
 ] as const satisfies readonly (readonly [SettingKey, SettingKey])[];
 
 function withPasswordFiles(config: Config, chosen: ReadonlyMap<SettingKey, Choice>, problems: string[]): Config {
-  const read: { poolPassword?: Secret; upstreamPassword?: Secret } = {};
+  const read: { [K in (typeof PASSWORD_FILES)[number][0]]?: Secret } = {};
   for (const [key, fileKey] of PASSWORD_FILES) {
     const path = config[fileKey];
     if (path === undefined) continue;

@@ -496,8 +496,46 @@ export const settings = {
     name: "resolvers",
     group: "Resolvers",
     type: optional(file),
-    notYet: "context resolvers",
     doc: "TOML file of context resolvers.",
+  }),
+  resolverConnection: setting({
+    name: "resolver_connection",
+    group: "Resolvers",
+    type: optional(oneOf("dedicated", "session")),
+    doc: "Where resolvers run. dedicated: connections of resolver_user. session: the client's own. Not set: dedicated with resolver_user.",
+  }),
+  resolverUser: setting({
+    name: "resolver_user",
+    group: "Resolvers",
+    type: optional(text("the name of a role", checkRole)),
+    doc: "Role that resolvers run as, over connections that no client touches.",
+  }),
+  resolverPassword: setting({
+    name: "resolver_password",
+    group: "Resolvers",
+    type: secret,
+    isSecret: true,
+    doc: "Password of resolver_user; not set: upstream_password.",
+  }),
+  resolverPasswordFile: setting({
+    name: "resolver_password_file",
+    group: "Resolvers",
+    type: optional(file),
+    doc: "File that holds resolver_password.",
+  }),
+  resolverSearchPath: setting({
+    name: "resolver_search_path",
+    group: "Resolvers",
+    type: list("schemas, separated by commas"),
+    default: "public",
+    doc: "Schemas that resolvers' queries find unqualified names in; pg_catalog comes first, pg_temp last.",
+  }),
+  resolverPoolSize: setting({
+    name: "resolver_pool_size",
+    group: "Resolvers",
+    type: integer(1, 100),
+    default: "4",
+    doc: "Most connections of resolver_user for each database.",
   }),
 
   tenantAllow: setting({

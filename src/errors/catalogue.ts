@@ -187,6 +187,13 @@ export const catalogue = {
   ),
   context_failed: fatal("28000", "upstream", "the session context could not be set", "The log of pgvpd has the cause."),
 
+  resolver_failed: fatal(
+    "28000",
+    "tenant",
+    "the session context could not be resolved",
+    "The log of pgvpd has the resolver and the cause.",
+  ),
+
   // The upstream.
   upstream_unreachable: fatal(
     "08001",

@@ -30,6 +30,38 @@ export class Metrics {
     registers: [this.registry],
   });
 
+  readonly resolverCacheSize = new Gauge({
+    name: "pgvpd_resolver_cache_size",
+    help: "Answers of resolvers that are kept.",
+    registers: [this.registry],
+  });
+
+  readonly resolverCacheHits = new Counter({
+    name: "pgvpd_resolver_cache_hits_total",
+    help: "Look-ups of resolvers with a cache that found an answer, or somebody who was asking.",
+    registers: [this.registry],
+  });
+
+  readonly resolverCacheMisses = new Counter({
+    name: "pgvpd_resolver_cache_misses_total",
+    help: "Look-ups of resolvers with a cache that found none.",
+    registers: [this.registry],
+  });
+
+  readonly resolverExecutions = new Counter({
+    name: "pgvpd_resolver_executions_total",
+    help: "Queries of resolvers that were run.",
+    labelNames: ["resolver"],
+    registers: [this.registry],
+  });
+
+  readonly resolverErrors = new Counter({
+    name: "pgvpd_resolver_errors_total",
+    help: "Queries of resolvers that failed.",
+    labelNames: ["resolver"],
+    registers: [this.registry],
+  });
+
   readonly #cancelRequests = new Counter({
     name: "pgvpd_cancel_requests_total",
     help: "CancelRequests received, by what became of them.",

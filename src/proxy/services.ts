@@ -11,6 +11,7 @@ import type { Metrics } from "../observe/metrics.ts";
 import type { Credentials } from "./auth/credentials.ts";
 import type { LoginThrottle } from "./auth/login-throttle.ts";
 import type { ClientTls } from "./client/client-tls.ts";
+import type { Resolvers } from "./context/resolvers.ts";
 import type { SafeRoles } from "./context/role-safety.ts";
 import type { Seal } from "./context/seal.ts";
 import type { CancelKeys } from "./upstream/cancel-keys.ts";
@@ -37,6 +38,7 @@ export interface ProxyServices {
   readonly cancelKeys: CancelKeys;
   /** Bounds the CancelRequests of all clients together; nothing else bounds them. */
   readonly cancelRate: TokenBucket;
+  readonly resolvers: Resolvers;
   readonly safeRoles: SafeRoles;
   /** Undefined with `context_seal = off`. */
   readonly seal: Seal | undefined;

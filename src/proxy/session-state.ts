@@ -5,7 +5,15 @@
 import assert from "node:assert/strict";
 
 export type SessionState =
-  "negotiating" | "cancelling" | "authenticating" | "injecting" | "forwarding" | "half_closed" | "closing" | "closed";
+  | "negotiating"
+  | "cancelling"
+  | "authenticating"
+  | "resolving"
+  | "injecting"
+  | "forwarding"
+  | "half_closed"
+  | "closing"
+  | "closed";
 
 /** For each state: what may follow, and the setting that bounds the stay in it. */
 export const sessionStates: Readonly<
@@ -13,7 +21,8 @@ export const sessionStates: Readonly<
 > = {
   negotiating: { next: ["cancelling", "authenticating", "closing"], boundedBy: "handshake_timeout" },
   cancelling: { next: ["closing"], boundedBy: "handshake_timeout" },
-  authenticating: { next: ["injecting", "closing"], boundedBy: "handshake_timeout" },
+  authenticating: { next: ["resolving", "forwarding", "closing"], boundedBy: "handshake_timeout" },
+  resolving: { next: ["injecting", "closing"], boundedBy: "handshake_timeout" },
   injecting: { next: ["forwarding", "closing"], boundedBy: "handshake_timeout" },
   forwarding: { next: ["half_closed", "closing"], boundedBy: undefined },
   half_closed: { next: ["closing"], boundedBy: "half_close_timeout" },

@@ -81,7 +81,7 @@ export class Session {
   }
 
   async #logIn(): Promise<Forwarding | undefined> {
-    const { config, cancelKeys, networks } = this.#proxy;
+    const { config, cancelKeys, networks, resolvers } = this.#proxy;
     using deadline = this.#limitLogin();
     const { signal } = deadline;
     const read = (socket: Duplex): MessageStream => this.#readClient(socket, deadline);
@@ -117,9 +117,11 @@ export class Session {
     );
     const { upstream, greeting } = login;
 
-    transition(this, "injecting");
     if (identity.kind === "tenant") {
-      await injectContext(upstream.stream, identity, greeting, this.#proxy, signal);
+      transition(this, "resolving");
+      const resolved = await resolvers.resolve(identity, upstream.stream, greeting, signal);
+      transition(this, "injecting");
+      await injectContext(upstream.stream, identity, resolved, greeting, this.#proxy, signal);
     }
     signal.throwIfAborted();
     if (greeting.key !== undefined) this.#cancelKey = cancelKeys.register(greeting.key, upstream.address);
@@ -164,7 +166,9 @@ export class Session {
   #limitLogin(): Deadline {
     const { clock, config } = this.#proxy;
     const deadline: Deadline = new Deadline(clock, config.handshakeTimeoutMs, () =>
-      this.state === "injecting" || (this.state === "authenticating" && this.#client?.isReading !== true)
+      this.state === "resolving" ||
+      this.state === "injecting" ||
+      (this.state === "authenticating" && this.#client?.isReading !== true)
         ? new ProxyError("upstream_timeout")
         : new ProxyError("handshake_timeout"),
     );

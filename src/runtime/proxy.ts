@@ -11,6 +11,7 @@ import { Deadline } from "../lib/deadline.ts";
 import { TokenBucket } from "../lib/token-bucket.ts";
 import type { Logger } from "../observe/logger.ts";
 import { Metrics } from "../observe/metrics.ts";
+import { Resolvers } from "../proxy/context/resolvers.ts";
 import { Seal } from "../proxy/context/seal.ts";
 import { SafeRoles } from "../proxy/context/role-safety.ts";
 import { Credentials } from "../proxy/auth/credentials.ts";
@@ -44,6 +45,7 @@ export class ProxyServer {
   #credentials: Credentials | undefined;
   #roleDefaults: RoleDefaults | undefined;
   #seal: Seal | undefined;
+  #resolvers: Resolvers | undefined;
   #nextId = 1;
   #draining: Promise<void> | undefined;
 
@@ -80,6 +82,7 @@ export class ProxyServer {
     const login = { config, clock: systemClock, dial, keyCache: new KeyCache(), log: this.#log };
     this.#credentials = Credentials.open(config, login);
     this.#roleDefaults = new RoleDefaults(login);
+    this.#resolvers = new Resolvers(config, { ...login, metrics: this.metrics });
     const { contextSeal, contextKeyFile, contextSealTtlMs } = config;
     if (contextSeal !== "off" && contextKeyFile !== undefined)
       this.#seal = new Seal({ contextKeyFile, contextSealTtlMs });
@@ -93,6 +96,7 @@ export class ProxyServer {
       roleDefaults: this.#roleDefaults,
       cancelKeys: createCancelKeys(),
       cancelRate: new TokenBucket(systemClock, CANCELS_PER_SECOND, CANCEL_BURST),
+      resolvers: this.#resolvers,
       safeRoles: new SafeRoles(systemClock),
       seal: this.#seal,
       metrics: this.metrics,
@@ -126,7 +130,7 @@ export class ProxyServer {
    * @throws Error naming the file that cannot be used; everything stays as it was then.
    */
   reload(): void {
-    const reloads = [this.#clientTls, this.#upstreamTls, this.#credentials, this.#seal].map((part) =>
+    const reloads = [this.#clientTls, this.#upstreamTls, this.#credentials, this.#seal, this.#resolvers].map((part) =>
       part?.prepareReload(),
     );
     for (const take of reloads) take?.();
@@ -161,6 +165,7 @@ export class ProxyServer {
   #closeOwnConnections(): void {
     this.#credentials?.close();
     this.#roleDefaults?.close();
+    this.#resolvers?.close();
   }
 
   /** Does not wait: a server's close does so for its connections, and those are waited for as sessions. */

@@ -14,6 +14,7 @@ import { Credentials } from "../../src/proxy/auth/credentials.ts";
 import type { CredentialsFile } from "../../src/proxy/auth/credentials-file.ts";
 import { LoginThrottle } from "../../src/proxy/auth/login-throttle.ts";
 import type { ClientTls } from "../../src/proxy/client/client-tls.ts";
+import { Resolvers } from "../../src/proxy/context/resolvers.ts";
 import { SafeRoles } from "../../src/proxy/context/role-safety.ts";
 import type { ProxyServices } from "../../src/proxy/services.ts";
 import { Session } from "../../src/proxy/session.ts";
@@ -100,6 +101,7 @@ export class Wire {
       cancelKeys: createCancelKeys(),
       cancelRate: new TokenBucket(this.clock, perSecond, burst),
       safeRoles: new SafeRoles(this.clock),
+      resolvers: new Resolvers(this.config, { ...login, metrics: new Metrics() }),
       seal: undefined,
       metrics: new Metrics(),
       directRead: false,

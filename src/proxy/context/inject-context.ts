@@ -27,25 +27,27 @@ export interface InjectServices {
 }
 
 /**
+ * @param resolved what resolvers have added to the identity's own context.
  * @throws ProxyError context_failed or unsafe_role (28000) when our part fails; UpstreamRefusal with the server's own
  *   words when a parameter of the client's does (22023).
  */
 export async function injectContext(
   upstream: MessageStream,
   identity: TenantIdentity,
+  resolved: readonly ContextValue[],
   greeting: Greeting,
   { config, safeRoles, seal, log }: InjectServices,
   signal: AbortSignal,
 ): Promise<void> {
   const hello = seal && (await askHello(upstream, greeting, config, log, signal));
-  const context = contextToSet(identity, greeting, config);
+  const context = [...contextToSet(identity, greeting, config), ...resolved];
   const needsUtf8 = !isAscii(context) && !isSameEncoding("UTF8", greeting.parameters.get("client_encoding"));
   const mustAskRoles = !config.allowUnsafeRoles && !safeRoles.has(identity);
 
   const ours: Statement[] = [];
   if (needsUtf8) ours.push(setConfig([{ name: "client_encoding", value: "UTF8" }]));
   if (context.length > 0) ours.push(setConfig(context));
-  if (hello !== undefined) ours.push((seal as Seal).setContext(hello, identity.context));
+  if (hello !== undefined) ours.push((seal as Seal).setContext(hello, [...identity.context, ...resolved]));
   if (mustAskRoles) ours.push({ sql: ROLE_QUESTION, values: [] });
   const clients = clientParameters(identity, greeting, config, needsUtf8).map((parameter) => setConfig([parameter]));
 

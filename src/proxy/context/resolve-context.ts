@@ -1,0 +1,94 @@
+/**
+ * Derives the rest of a context from the database: each level of the plan is one round trip, what is cached none. A
+ * resolver whose input is missing does not run, and its outputs stay unset; one that is required then ends the login.
+ */
+import type { Resolver, ResolverPlan } from "../../config/resolvers-file.ts";
+import { ProxyError } from "../../errors/proxy-error.ts";
+import { raceAbort } from "../../lib/deadline.ts";
+import type { ContextValue, TenantIdentity } from "../tenant/identity.ts";
+import type { ResolverCache } from "./resolver-cache.ts";
+
+/** What a query gave, as text. */
+export interface ResolverAnswer {
+  readonly columns: readonly string[];
+  readonly rows: readonly (readonly (string | null)[])[];
+}
+
+/** One resolver with the values of its params. */
+export interface ResolverCall {
+  readonly resolver: Resolver;
+  readonly values: readonly string[];
+}
+
+/** Runs the calls in one round trip; an answer each, in their order. @throws ProxyError resolver_failed. */
+export type AskResolvers = (calls: readonly ResolverCall[]) => Promise<readonly ResolverAnswer[]>;
+
+/** Values of a resolver's `inject`, in its order; null where there is none. */
+export type Outputs = readonly (string | null)[];
+
+/**
+ * @returns the variables that have a value, in the order of the plan.
+ * @throws ProxyError resolver_failed (28000); whatever aborts `signal`.
+ */
+export async function resolveContext(
+  identity: TenantIdentity,
+  plan: ResolverPlan,
+  ask: AskResolvers,
+  cache: ResolverCache,
+  signal: AbortSignal,
+): Promise<ContextValue[]> {
+  const known = new Map(identity.context.map(({ name, value }) => [name.toLowerCase(), value]));
+  const resolved: ContextValue[] = [];
+  for (const level of plan) {
+    const calls = level.flatMap((resolver) => callOf(resolver, known) ?? []);
+    const askMissing = async (missing: readonly ResolverCall[]): Promise<Outputs[]> => {
+      const answers = await ask(missing);
+      return missing.map((call, index) => outputsOf(call.resolver, answers[index]));
+    };
+    const outputs = await raceAbort(cache.run(identity, calls, askMissing), signal);
+    for (const [index, { resolver }] of calls.entries()) {
+      for (const [at, value] of (outputs[index] as Outputs).entries()) {
+        const { variable } = resolver.inject[at] as { variable: string };
+        if (value === null) continue;
+        known.set(variable.toLowerCase(), value);
+        resolved.push({ name: variable, value });
+      }
+    }
+  }
+  return resolved;
+}
+
+/** Undefined where an input is missing. */
+function callOf(resolver: Resolver, known: ReadonlyMap<string, string>): ResolverCall | undefined {
+  const values = resolver.params.map((name) => known.get(name.toLowerCase()));
+  if (values.every((value) => value !== undefined)) return { resolver, values };
+  if (resolver.required) throw failed(resolver, "an input is missing, and it is required");
+  return undefined;
+}
+
+/** @throws ProxyError resolver_failed where the answer is not one of this resolver. */
+function outputsOf(resolver: Resolver, answer: ResolverAnswer | undefined): Outputs {
+  const { columns, rows } = answer ?? { columns: [], rows: [] };
+  const at = resolver.inject.map(({ column }) => {
+    const index = columns.indexOf(column);
+    if (index === -1) throw failed(resolver, `its query has no column ${column}: it has ${columns.join(", ")}`);
+    return index;
+  });
+  if (resolver.rows === "one" && rows.length > 1) throw failed(resolver, "its query gave more than one row");
+  if (resolver.required && rows.length === 0) throw failed(resolver, "its query gave no row, and it is required");
+  const outputs = at.map((index) =>
+    resolver.rows === "array" ? arrayOf(rows.map((row) => row[index] ?? null)) : (rows[0]?.[index] ?? null),
+  );
+  if (resolver.required && outputs.includes(null)) throw failed(resolver, "an output is NULL, and it is required");
+  return outputs;
+}
+
+/** As pgvpd_context_array reads it: an array of PostgreSQL's, without the NULLs; null when nothing is left. */
+function arrayOf(values: readonly (string | null)[]): string | null {
+  const elements = values.flatMap((value) => (value === null ? [] : `"${value.replace(/["\\]/g, "\\$&")}"`));
+  return elements.length === 0 ? null : `{${elements.join(",")}}`;
+}
+
+function failed(resolver: Resolver, detail: string): ProxyError {
+  return new ProxyError("resolver_failed", { detail: `resolver ${resolver.name}: ${detail}` });
+}

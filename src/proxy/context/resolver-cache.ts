@@ -1,0 +1,110 @@
+/**
+ * Answers of resolvers for the values that they were asked with. The key is the whole tuple: database, login role,
+ * resolver, values. Logins that need the same at the same time share one query; an answer without a value is kept for
+ * less time than one with values, since somebody who has just been let in should not have to wait.
+ */
+import { LRUCache } from "lru-cache";
+import type { Clock } from "../../lib/clock.ts";
+import type { Metrics } from "../../observe/metrics.ts";
+import type { TenantIdentity } from "../tenant/identity.ts";
+import type { Outputs, ResolverCall } from "./resolve-context.ts";
+
+const MAX_ANSWERS = 10_000;
+/** An answer without any value is kept at most so long. */
+const MAX_NEGATIVE_MS = 5_000;
+/** Up to a tenth less than cache_ttl: answers that came together do not end together. */
+const JITTER = 0.1;
+
+type AskMissing = (calls: readonly ResolverCall[]) => Promise<readonly Outputs[]>;
+
+export class ResolverCache {
+  readonly #metrics: Metrics;
+  readonly #random: () => number;
+  readonly #answers: LRUCache<string, Outputs>;
+  readonly #asking = new Map<string, Promise<Outputs>>();
+
+  constructor(clock: Clock, metrics: Metrics, random: () => number = Math.random) {
+    this.#metrics = metrics;
+    this.#random = random;
+    this.#answers = new LRUCache({ max: MAX_ANSWERS, ttl: 1, ttlResolution: 0, perf: clock });
+  }
+
+  /**
+   * The outputs of each call. `ask` gets those that nobody knows and nobody asks for; and once more those that another
+   * login has asked for and failed with, which may be that login's own misfortune.
+   *
+   * @throws whatever `ask` throws.
+   */
+  async run(
+    identity: Pick<TenantIdentity, "database" | "loginRole">,
+    calls: readonly ResolverCall[],
+    ask: AskMissing,
+  ): Promise<readonly Outputs[]> {
+    const outputs = new Map<ResolverCall, Outputs>();
+    const shared = new Map<ResolverCall, Promise<Outputs>>();
+    const missing: ResolverCall[] = [];
+    for (const call of calls) {
+      const found = this.#find(keyOf(identity, call), call);
+      if (found === undefined) missing.push(call);
+      else if (found instanceof Promise) shared.set(call, found);
+      else outputs.set(call, found);
+    }
+    const askAll = async (wanted: readonly ResolverCall[]): Promise<void> => {
+      if (wanted.length === 0) return;
+      const asked = ask(wanted);
+      for (const [at, call] of wanted.entries()) {
+        if (call.resolver.cacheTtlMs > 0)
+          this.#share(
+            keyOf(identity, call),
+            call,
+            asked.then((all) => all[at] ?? []),
+          );
+      }
+      for (const [at, output] of (await asked).entries()) outputs.set(wanted[at] as ResolverCall, output);
+    };
+    await askAll(missing);
+    const failed: ResolverCall[] = [];
+    for (const [call, promise] of shared) {
+      await promise.then(
+        (output) => outputs.set(call, output),
+        () => failed.push(call),
+      );
+    }
+    await askAll(failed);
+    return calls.map((call) => outputs.get(call) ?? []);
+  }
+
+  clear(): void {
+    this.#answers.clear();
+    this.#metrics.resolverCacheSize.set(0);
+  }
+
+  #find(key: string, { resolver }: ResolverCall): Outputs | Promise<Outputs> | undefined {
+    if (resolver.cacheTtlMs === 0) return undefined;
+    const answer = this.#answers.get(key) ?? this.#asking.get(key);
+    if (answer === undefined) this.#metrics.resolverCacheMisses.inc();
+    else this.#metrics.resolverCacheHits.inc();
+    return answer;
+  }
+
+  #share(key: string, { resolver }: ResolverCall, output: Promise<Outputs>): void {
+    this.#asking.set(key, output);
+    output
+      .then((outputs) => {
+        const longest = outputs.every((value) => value === null)
+          ? Math.min(resolver.cacheTtlMs, MAX_NEGATIVE_MS)
+          : resolver.cacheTtlMs;
+        this.#answers.set(key, outputs, { ttl: longest * (1 - JITTER * this.#random()) });
+        this.#metrics.resolverCacheSize.set(this.#answers.size);
+      })
+      .catch(() => {})
+      .finally(() => this.#asking.delete(key));
+  }
+}
+
+function keyOf(
+  { database, loginRole }: Pick<TenantIdentity, "database" | "loginRole">,
+  { resolver, values }: ResolverCall,
+): string {
+  return JSON.stringify([database, loginRole, resolver.name, ...values]);
+}
