@@ -37,6 +37,8 @@ export interface Resolver {
   readonly timeoutMs: number;
   /** one: at most one row. array: each output is the array of a column over all rows. */
   readonly rows: "one" | "array";
+  /** What becomes of sessions that are open when the database says that an answer has changed. */
+  readonly onChange: "keep" | "terminate";
 }
 
 /** Resolvers in the order they run: those of one level do not depend on each other. */
@@ -113,7 +115,10 @@ function headerLines(text: string): number[] {
 
 type Table = Readonly<Record<string, unknown>>;
 
-const FIELDS = ["name", "query", "params", "inject", "required", "depends_on", "cache_ttl", "timeout", "rows"] as const;
+const FIELDS = [
+  ...["name", "query", "params", "inject", "required", "depends_on", "cache_ttl"],
+  ...["timeout", "rows", "on_change"],
+];
 
 function readEntry(table: Table, line: string, problems: string[]): Entry {
   const name = typeof table["name"] === "string" ? table["name"] : "";
@@ -123,7 +128,7 @@ function readEntry(table: Table, line: string, problems: string[]): Entry {
     complain(`name: expected text of one line, at most ${MAX_NAME_LENGTH} characters`);
   }
   for (const key of Object.keys(table)) {
-    if ((FIELDS as readonly string[]).includes(key)) continue;
+    if (FIELDS.includes(key)) continue;
     const hint = suggest(key, new Map(FIELDS.map((field) => [field, field])));
     complain(`there is no ${quoted(key)}${hint && `: ${hint}`}`);
   }
@@ -144,6 +149,7 @@ function readEntry(table: Table, line: string, problems: string[]): Entry {
       cacheTtlMs: secondsOf(table, "cache_ttl", 0, MAX_TTL_SECONDS, 0, complain),
       timeoutMs: secondsOf(table, "timeout", 0.001, MAX_TIMEOUT_SECONDS, DEFAULT_TIMEOUT_SECONDS, complain),
       rows: choice(table, "rows", ["one", "array"], complain),
+      onChange: choice(table, "on_change", ["keep", "terminate"], complain),
     },
   };
 }

@@ -231,6 +231,12 @@ export const catalogue = {
   ),
 
   // The proxy.
+  context_changed: fatal(
+    "57P01",
+    "tenant",
+    "terminating connection: what its context was derived from has changed",
+    "Connect again.",
+  ),
   shutdown: fatal("57P01", "proxy", "terminating connection: pgvpd is shutting down"),
   internal: fatal(
     "XX000",

@@ -42,6 +42,8 @@ export class Session {
   /** The client during login. */
   #client: MessageStream | undefined;
   #cancelKey: Disposable | undefined;
+  /** Of what its context was derived from. */
+  #watch: Disposable | undefined;
 
   constructor(id: number, connection: ClientConnection, proxy: ProxyServices) {
     this.#isLocal = connection.isLocal;
@@ -68,6 +70,7 @@ export class Session {
       await this.#fail(failure);
     } finally {
       this.#cancelKey?.[Symbol.dispose]();
+      this.#watch?.[Symbol.dispose]();
       this.#socket.destroy();
       metrics.connectionsActive.dec();
       if (this.state !== "closing") transition(this, "closing");
@@ -119,9 +122,10 @@ export class Session {
 
     if (identity.kind === "tenant") {
       transition(this, "resolving");
-      const resolved = await resolvers.resolve(identity, upstream.stream, greeting, signal);
+      const { context, watch } = await resolvers.resolve(identity, upstream.stream, greeting, signal);
+      this.#watch = watch((error) => this.terminate(error));
       transition(this, "injecting");
-      await injectContext(upstream.stream, identity, resolved, greeting, this.#proxy, signal);
+      await injectContext(upstream.stream, identity, context, greeting, this.#proxy, signal);
     }
     signal.throwIfAborted();
     if (greeting.key !== undefined) this.#cancelKey = cancelKeys.register(greeting.key, upstream.address);

@@ -23,11 +23,22 @@ export interface ResolverCall {
 /** Runs the calls in one round trip; an answer each, in their order. @throws ProxyError resolver_failed. */
 export type AskResolvers = (calls: readonly ResolverCall[]) => Promise<readonly ResolverAnswer[]>;
 
+/** A call that a session's context was made with, and what it gave. */
+export interface UsedCall {
+  readonly call: ResolverCall;
+  readonly outputs: Outputs;
+}
+
+export interface Resolved {
+  /** The variables that have a value, in the order of the plan. */
+  readonly context: readonly ContextValue[];
+  readonly used: readonly UsedCall[];
+}
+
 /** Values of a resolver's `inject`, in its order; null where there is none. */
 export type Outputs = readonly (string | null)[];
 
 /**
- * @returns the variables that have a value, in the order of the plan.
  * @throws ProxyError resolver_failed (28000); whatever aborts `signal`.
  */
 export async function resolveContext(
@@ -36,26 +47,33 @@ export async function resolveContext(
   ask: AskResolvers,
   cache: ResolverCache,
   signal: AbortSignal,
-): Promise<ContextValue[]> {
+): Promise<Resolved> {
   const known = new Map(identity.context.map(({ name, value }) => [name.toLowerCase(), value]));
-  const resolved: ContextValue[] = [];
+  const context: ContextValue[] = [];
+  const used: UsedCall[] = [];
   for (const level of plan) {
     const calls = level.flatMap((resolver) => callOf(resolver, known) ?? []);
     const askMissing = async (missing: readonly ResolverCall[]): Promise<Outputs[]> => {
-      const answers = await ask(missing);
-      return missing.map((call, index) => outputsOf(call.resolver, answers[index]));
+      return outputsOfAll(missing, await ask(missing));
     };
     const outputs = await raceAbort(cache.run(identity, calls, askMissing), signal);
-    for (const [index, { resolver }] of calls.entries()) {
-      for (const [at, value] of (outputs[index] as Outputs).entries()) {
-        const { variable } = resolver.inject[at] as { variable: string };
+    for (const [index, call] of calls.entries()) {
+      const values = outputs[index] as Outputs;
+      used.push({ call, outputs: values });
+      for (const [at, { variable }] of call.resolver.inject.entries()) {
+        const value = values[at] ?? null;
         if (value === null) continue;
         known.set(variable.toLowerCase(), value);
-        resolved.push({ name: variable, value });
+        context.push({ name: variable, value });
       }
     }
   }
-  return resolved;
+  return { context, used };
+}
+
+/** @throws ProxyError resolver_failed where an answer is not one of its resolver. */
+export function outputsOfAll(calls: readonly ResolverCall[], answers: readonly ResolverAnswer[]): Outputs[] {
+  return calls.map(({ resolver }, index) => outputsOf(resolver, answers[index]));
 }
 
 /** Undefined where an input is missing. */

@@ -1,33 +1,25 @@
 /**
- * The resolvers of a configuration, and where they run: on connections of `resolver_user` that no client touches, or on
- * the client's own upstream connection, before any byte of the client's.
+ * The resolvers of a configuration, and where they run: on connections of their own, or on the client's upstream
+ * connection before any byte of the client's.
  */
 import { loadResolvers, type ResolverPlan } from "../../config/resolvers-file.ts";
 import type { Config } from "../../config/settings.ts";
-import type { Clock } from "../../lib/clock.ts";
-import { Deadline } from "../../lib/deadline.ts";
-import { ProxyError } from "../../errors/proxy-error.ts";
-import type { Metrics } from "../../observe/metrics.ts";
+import type { ProxyError } from "../../errors/proxy-error.ts";
 import type { MessageStream } from "../message-stream.ts";
 import type { ContextValue, TenantIdentity } from "../tenant/identity.ts";
-import { Greeting } from "../upstream/await-ready.ts";
-import type { OwnSessionServices } from "../upstream/own-session.ts";
-import { OwnSessions } from "../upstream/own-sessions.ts";
+import type { Greeting } from "../upstream/await-ready.ts";
 import { askResolvers } from "./ask-resolvers.ts";
+import { DedicatedResolvers, type DedicatedConfig, type ResolverServices } from "./dedicated-resolvers.ts";
 import { resolveContext, type AskResolvers } from "./resolve-context.ts";
 import { ResolverCache } from "./resolver-cache.ts";
+import { SessionWatches } from "./session-watches.ts";
 
-/** Connecting, and waiting for a connection, beside the resolvers' own timeouts. */
-const CONNECT_LIMIT_MS = 10_000;
+type ResolverConfig = DedicatedConfig & Pick<Config, "resolvers" | "contextVariables" | "resolverUser">;
 
-type ResolverConfig = Pick<
-  Config,
-  "resolvers" | "contextVariables" | "resolverUser" | "resolverPassword" | "resolverPoolSize" | "resolverSearchPath"
->;
-
-export interface ResolverServices extends OwnSessionServices {
-  readonly clock: Clock;
-  readonly metrics: Metrics;
+export interface ResolvedContext {
+  readonly context: readonly ContextValue[];
+  /** Calls `end` when what the context came from has changed. Disposing of the result forgets it. */
+  watch(end: (error: ProxyError) => void): Disposable;
 }
 
 export class Resolvers {
@@ -35,21 +27,26 @@ export class Resolvers {
   readonly #services: ResolverServices;
   readonly #cache: ResolverCache;
   /** Undefined where resolvers run on the client's own connection. */
-  readonly #sessions: OwnSessions | undefined;
+  readonly #dedicated: DedicatedResolvers | undefined;
+  readonly #watches: SessionWatches;
+  /** Databases whose changes are listened to, or cannot be. */
+  readonly #followed = new Set<string>();
   #plan: ResolverPlan;
 
   /** @throws ResolversError. */
   constructor(config: ResolverConfig, services: ResolverServices) {
+    const { resolverUser } = config;
     this.#config = config;
     this.#services = services;
-    this.#plan = this.#load();
+    this.#plan = load(config);
     this.#cache = new ResolverCache(services.clock, services.metrics);
-    this.#sessions = openSessions(config, services);
+    this.#dedicated = resolverUser === undefined ? undefined : new DedicatedResolvers(resolverUser, config, services);
+    this.#watches = new SessionWatches(this.#dedicated, services.log);
   }
 
   /** Reads the file again. @returns what puts it to use, with an empty cache. @throws ResolversError. */
   prepareReload(): () => void {
-    const plan = this.#load();
+    const plan = load(this.#config);
     return () => {
       this.#plan = plan;
       this.#cache.clear();
@@ -57,7 +54,7 @@ export class Resolvers {
   }
 
   close(): void {
-    this.#sessions?.close();
+    this.#dedicated?.close();
   }
 
   /**
@@ -71,48 +68,38 @@ export class Resolvers {
     stream: MessageStream,
     greeting: Greeting,
     signal: AbortSignal,
-  ): Promise<readonly ContextValue[]> {
-    const { metrics } = this.#services;
-    const path = this.#config.resolverSearchPath;
-    const sessions = this.#sessions;
-    const ask: AskResolvers =
-      sessions === undefined
-        ? (calls) => askResolvers(stream, greeting, calls, path, metrics, signal)
-        : (calls) =>
-            this.#within(
-              calls.reduce((sum, { resolver }) => sum + resolver.timeoutMs, CONNECT_LIMIT_MS),
-              (limit) =>
-                sessions.use(
-                  identity.database,
-                  (session) => askResolvers(session.stream, new Greeting(), calls, path, metrics, limit),
-                  limit,
-                ),
-            );
-    return resolveContext(identity, this.#plan, ask, this.#cache, signal);
+  ): Promise<ResolvedContext> {
+    const { resolverSearchPath } = this.#config;
+    const onOwnConnection: AskResolvers = (calls) =>
+      askResolvers(stream, greeting, calls, resolverSearchPath, this.#services.metrics, signal);
+    this.#follow(identity.database);
+    const ask = this.#dedicated?.askIn(identity.database) ?? onOwnConnection;
+    const { changes } = this.#watches;
+    const { context, used } = await resolveContext(identity, this.#plan, ask, this.#cache, signal);
+    return { context, watch: (end) => this.#watches.watch(identity, used, changes, end) };
   }
 
-  /** Not under the limit of one login: others may wait for the same answer. */
-  async #within<T>(limitMs: number, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    using deadline = new Deadline(
-      this.#services.clock,
-      limitMs,
-      () => new ProxyError("resolver_failed", { detail: "the database did not answer in time" }),
-    );
-    return await work(deadline.signal);
-  }
-
-  #load(): ResolverPlan {
-    const { resolvers, contextVariables } = this.#config;
-    return resolvers === undefined ? [] : loadResolvers(resolvers, contextVariables);
+  /** Listens for changes in a database, where anything of it may be kept. Until it does, nothing is. */
+  #follow(database: string): void {
+    const isKept = this.#plan.flat().some(({ cacheTtlMs, onChange }) => cacheTtlMs > 0 || onChange === "terminate");
+    if (this.#dedicated === undefined || !isKept || this.#followed.has(database)) return;
+    this.#cache.distrust(database);
+    const isListening = this.#dedicated.listenTo(database, {
+      onTrusted: () => this.#cache.trust(database),
+      onLost: () => this.#cache.distrust(database),
+      onChange: (change) => {
+        this.#cache.invalidate(change);
+        this.#watches.check(change);
+      },
+      onUnknownChange: () => {
+        this.#cache.clear();
+        this.#watches.checkAll(database);
+      },
+    });
+    if (isListening) this.#followed.add(database);
   }
 }
 
-function openSessions(config: ResolverConfig, services: ResolverServices): OwnSessions | undefined {
-  const { resolverUser: role, resolverPassword, resolverPoolSize } = config;
-  if (role === undefined) return undefined;
-  const own = resolverPassword === undefined ? {} : { upstreamPassword: resolverPassword };
-  return new OwnSessions({ role, secrets: {}, applicationName: "pgvpd resolvers" }, resolverPoolSize, {
-    ...services,
-    config: { ...services.config, ...own },
-  });
+function load({ resolvers, contextVariables }: ResolverConfig): ResolverPlan {
+  return resolvers === undefined ? [] : loadResolvers(resolvers, contextVariables);
 }

@@ -32,6 +32,8 @@ export interface PipelineOutcome {
   readonly results: readonly (readonly Row[])[];
   /** The columns of each statement that was to be described; empty for the others. */
   readonly columns: readonly (readonly string[])[];
+  /** A NotificationResponse came in between. */
+  readonly isNotified: boolean;
   /** The first error, if any; PostgreSQL skips what comes after it. `text` is for the log. */
   readonly error: { readonly response: Message; readonly text: string } | undefined;
 }
@@ -74,6 +76,7 @@ export async function runPipeline(
   let names: readonly string[] = [];
   let rows: Row[] = [];
   let error: PipelineOutcome["error"];
+  let isNotified = false;
   let bytesLeft = MAX_ANSWER_BYTES;
   for (;;) {
     const message = await readUpstream(upstream, signal);
@@ -99,6 +102,9 @@ export async function runPipeline(
         rows = [];
         names = [];
         break;
+      case backend.notificationResponse:
+        isNotified = true;
+        break;
       case backend.parameterStatus:
         greeting.keepParameter(message);
         break;
@@ -111,7 +117,7 @@ export async function runPipeline(
       case backend.readyForQuery:
         // After an error of ours a transaction of ours may be open: such a session is not used again.
         if (error === undefined) assertIdle(message.body);
-        return { results, columns, error };
+        return { results, columns, isNotified, error };
       default:
         throw unexpected(message);
     }
