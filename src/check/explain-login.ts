@@ -1,0 +1,133 @@
+/**
+ * What pgvpd would do with a login, step by step: the identity of its user name, each resolver with its values and what it
+ * gave, the context and the role; or why it would refuse. It logs in upstream as pgvpd itself does, and proves no client.
+ */
+import { loadResolvers, type Resolver } from "../config/resolvers-file.ts";
+import type { Config } from "../config/settings.ts";
+import { ProxyError } from "../errors/proxy-error.ts";
+import { systemClock } from "../lib/clock.ts";
+import { Deadline } from "../lib/deadline.ts";
+import type { Logger } from "../observe/logger.ts";
+import { Metrics } from "../observe/metrics.ts";
+import { describeErrorResponse } from "../protocol/backend-messages.ts";
+import { decodeStartupPacket, encodeStartupMessage, type StartupMessage } from "../protocol/startup.ts";
+import { askResolvers } from "../proxy/context/ask-resolvers.ts";
+import { DedicatedResolvers } from "../proxy/context/dedicated-resolvers.ts";
+import { resolveContext, type AskResolvers, type ResolverAnswer } from "../proxy/context/resolve-context.ts";
+import { ResolverCache } from "../proxy/context/resolver-cache.ts";
+import { identify } from "../proxy/tenant/identify.ts";
+import type { ContextValue, Identity, TenantIdentity } from "../proxy/tenant/identity.ts";
+import { awaitReady, Greeting, UpstreamRefusal } from "../proxy/upstream/await-ready.ts";
+import { createDial } from "../proxy/upstream/dial.ts";
+import { KeyCache } from "../proxy/upstream/key-cache.ts";
+import { logIn } from "../proxy/upstream/log-in.ts";
+import { openUpstream } from "../proxy/upstream/open-upstream.ts";
+import { encodeTenantStartup } from "../proxy/upstream/tenant-startup.ts";
+import { UpstreamTls } from "../proxy/upstream/upstream-tls.ts";
+
+/** A resolver of the plan, and what became of it. */
+export interface ExplainedResolver {
+  readonly name: string;
+  /** Undefined where it did not run: an input was missing, or one before it ended the login. */
+  readonly run?: { readonly values: readonly string[]; readonly answer: ResolverAnswer; readonly ms: number };
+}
+
+export interface Explanation {
+  /** Undefined where the user name is refused. */
+  readonly identity: Identity | undefined;
+  readonly resolvers: readonly ExplainedResolver[];
+  /** Static and resolved; undefined where the login is refused. */
+  readonly context: readonly ContextValue[] | undefined;
+  /** unknown: the database could not be asked. */
+  readonly verdict: "accepted" | "refused" | "unknown";
+  /** Of another verdict than accepted: what the client sees, and what the log has. */
+  readonly reason: string | undefined;
+}
+
+/** @throws ResolversError; the system's error where a file of TLS cannot be read. */
+export async function explainLogin(
+  user: string,
+  database: string | undefined,
+  config: Config,
+  log: Logger,
+): Promise<Explanation> {
+  const plan = config.resolvers === undefined ? [] : loadResolvers(config.resolvers, config.contextVariables);
+  const runs = new Map<Resolver, NonNullable<ExplainedResolver["run"]>>();
+  let identity: Identity | undefined;
+  let context: readonly ContextValue[] | undefined;
+  let verdict: Explanation["verdict"] = "accepted";
+  let reason: string | undefined;
+  try {
+    identity = identify(startupOf(user, database), config);
+    if (identity.kind === "tenant") {
+      const resolved = plan.length === 0 ? [] : await resolve(identity, plan, runs, config, log);
+      context = [...identity.context, ...resolved];
+    }
+  } catch (error) {
+    verdict = error instanceof ProxyError && error.code.startsWith("upstream_") ? "unknown" : "refused";
+    reason = explain(error);
+  }
+  const resolvers = plan.flat().map((resolver) => {
+    const run = runs.get(resolver);
+    return { name: resolver.name, ...(run === undefined ? {} : { run }) };
+  });
+  return { identity, resolvers, context, verdict, reason };
+}
+
+function startupOf(user: string, database: string | undefined): StartupMessage {
+  const parameters = [
+    { name: "user", value: user },
+    ...(database === undefined ? [] : [{ name: "database", value: database }]),
+  ];
+  return decodeStartupPacket(encodeStartupMessage(0, parameters)) as StartupMessage;
+}
+
+async function resolve(
+  identity: TenantIdentity,
+  plan: ReturnType<typeof loadResolvers>,
+  runs: Map<Resolver, NonNullable<ExplainedResolver["run"]>>,
+  config: Config,
+  log: Logger,
+): Promise<readonly ContextValue[]> {
+  using deadline = new Deadline(systemClock, config.handshakeTimeoutMs, () => new ProxyError("upstream_timeout"));
+  const { signal } = deadline;
+  const metrics = new Metrics();
+  const dial = createDial(config, config.upstreamTls ? new UpstreamTls(config) : undefined);
+  const services = { config, clock: systemClock, dial, keyCache: new KeyCache(), metrics, log };
+  const told =
+    (ask: AskResolvers): AskResolvers =>
+    async (calls) => {
+      const begun = systemClock.now();
+      const answers = await ask(calls);
+      const ms = systemClock.now() - begun;
+      for (const [index, { resolver, values }] of calls.entries()) {
+        runs.set(resolver, { values, answer: answers[index] ?? { columns: [], rows: [] }, ms });
+      }
+      return answers;
+    };
+  const run = async (ask: AskResolvers): Promise<readonly ContextValue[]> =>
+    (await resolveContext(identity, plan, told(ask), new ResolverCache(systemClock, metrics), signal)).context;
+
+  const { resolverUser, resolverSearchPath } = config;
+  if (resolverUser !== undefined) {
+    const dedicated = new DedicatedResolvers(resolverUser, config, services);
+    try {
+      return await run(dedicated.askIn(identity.database));
+    } finally {
+      dedicated.close();
+    }
+  }
+  using upstream = await openUpstream(dial, signal);
+  const greeting = new Greeting();
+  upstream.stream.write(encodeTenantStartup(identity, config, []));
+  const login = { role: identity.loginRole, minor: identity.minor, secrets: {} };
+  await awaitReady(upstream.stream, greeting, await logIn(upstream, login, services, greeting, signal), signal);
+  return await run((calls) => askResolvers(upstream.stream, greeting, calls, resolverSearchPath, metrics, signal));
+}
+
+function explain(error: unknown): string {
+  if (error instanceof UpstreamRefusal) return describeErrorResponse(error.response.body);
+  if (!(error instanceof ProxyError)) throw error;
+  const { sqlstate } = error.definition;
+  return `${sqlstate} ${error.message}${error.detail === undefined ? "" : ` (${error.detail})`}`;
+}
