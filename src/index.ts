@@ -10,15 +10,18 @@
  */
 import type { Registry } from "prom-client";
 import { configFromSettings, type SettingValues } from "./config/load.ts";
+import type { CodeResolver, ResolvedValues, ResolveRequest } from "./config/resolvers-file.ts";
 import { createLogger, type Logger } from "./observe/logger.ts";
 import type { ListenAddress } from "./proxy/listen/listener.ts";
 import { ProxyServer } from "./runtime/proxy.ts";
 
-export type { ListenAddress, Logger, SettingValues };
+export type { CodeResolver, ListenAddress, Logger, ResolvedValues, ResolveRequest, SettingValues };
 
 export interface ProxyOptions {
   /** A pino logger of the caller's; by default one after `log_level` and `log_format`, on stdout. */
   readonly logger?: Logger;
+  /** Context resolvers that are functions: beside those of `resolvers`, under the same rules. */
+  readonly resolvers?: readonly CodeResolver[];
 }
 
 /** A proxy of this process. Nothing runs before `start`. */
@@ -49,7 +52,7 @@ export interface Proxy {
 export function createProxy(settings: SettingValues = {}, options: ProxyOptions = {}): Proxy {
   const config = configFromSettings(settings);
   const logger = options.logger ?? createLogger({ level: config.logLevel, format: config.logFormat });
-  const server = new ProxyServer(config, logger);
+  const server = new ProxyServer(config, logger, options.resolvers);
   return {
     start: () => server.start(),
     drain: () => server.drain(),

@@ -51,7 +51,7 @@ export async function explainLogin(
   config: Config,
   log: Logger,
 ): Promise<Explanation> {
-  const plan = config.resolvers === undefined ? [] : loadResolvers(config.resolvers, config.contextVariables);
+  const plan = loadResolvers(config.resolvers, [], config.contextVariables);
   const runs = new Map<Resolver, NonNullable<ExplainedResolver["run"]>>();
   let identity: Identity | undefined;
   let context: readonly ContextValue[] | undefined;

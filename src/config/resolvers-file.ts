@@ -26,10 +26,13 @@ export interface Injection {
 
 export interface Resolver {
   readonly name: string;
-  readonly query: string;
+  /** What is asked: SQL, or a function of the program that embeds pgvpd. */
+  readonly source: { readonly query: string } | { readonly resolve: ResolveFunction };
   /** Variables of the context, in the order of $1, $2, ... */
   readonly params: readonly string[];
   readonly inject: readonly Injection[];
+  /** The column with the role to log in as; one of login_roles. */
+  readonly roleColumn: string | undefined;
   /** Without a row, or with NULL in an output, there is no session. */
   readonly required: boolean;
   /** 0: asked at every login. */
@@ -39,6 +42,37 @@ export interface Resolver {
   readonly rows: "one" | "array";
   /** What becomes of sessions that are open when the database says that an answer has changed. */
   readonly onChange: "keep" | "terminate";
+}
+
+/** What a resolver in code is called with. */
+export interface ResolveRequest {
+  readonly loginRole: string;
+  readonly database: string;
+  /** The values of `params`, by their names. */
+  readonly values: Readonly<Record<string, string>>;
+  /** Aborted when the resolver's time is up. */
+  readonly signal: AbortSignal;
+}
+
+/** Gives a value for each variable of `inject`; null, or nothing, leaves one unset. */
+export type ResolveFunction = (
+  request: ResolveRequest,
+) => ResolvedValues | undefined | Promise<ResolvedValues | undefined>;
+
+export type ResolvedValues = Readonly<Record<string, string | readonly string[] | null | undefined>>;
+
+/** A resolver in code: the fields of resolvers.toml, with a function in place of the query. */
+export interface CodeResolver {
+  readonly name: string;
+  readonly params?: readonly string[];
+  readonly inject: readonly string[];
+  readonly required?: boolean;
+  readonly dependsOn?: readonly string[];
+  /** Seconds. */
+  readonly cacheTtl?: number;
+  /** Seconds. */
+  readonly timeout?: number;
+  readonly resolve: ResolveFunction;
 }
 
 /** Resolvers in the order they run: those of one level do not depend on each other. */
@@ -55,17 +89,27 @@ export class ResolversError extends Error {
   }
 }
 
-/** @param contextVariables what the user name gives. @throws ResolversError. */
-export function loadResolvers(path: string, contextVariables: readonly string[]): ResolverPlan {
-  let text: string;
+/**
+ * @param path of resolvers.toml; undefined where there is none.
+ * @param contextVariables what the user name gives.
+ * @throws ResolversError.
+ */
+export function loadResolvers(
+  path: string | undefined,
+  code: readonly CodeResolver[],
+  contextVariables: readonly string[],
+): ResolverPlan {
+  return parseResolvers(path === undefined ? "" : readText(path), path ?? "", contextVariables, code);
+}
+
+function readText(path: string): string {
   try {
     const bytes = readFileSync(path);
     if (bytes.length > MAX_FILE_BYTES) throw new Error("it is larger than 1 MiB");
-    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch (error) {
     throw new ResolversError([`${path}: ${explainFileError(error as NodeJS.ErrnoException)}`]);
   }
-  return parseResolvers(text, path, contextVariables);
 }
 
 /** A resolver as it stands in the file. */
@@ -77,11 +121,19 @@ interface Entry {
 }
 
 /** @throws ResolversError. */
-export function parseResolvers(text: string, path: string, contextVariables: readonly string[]): ResolverPlan {
+export function parseResolvers(
+  text: string,
+  path: string,
+  contextVariables: readonly string[],
+  code: readonly CodeResolver[] = [],
+): ResolverPlan {
   const problems: string[] = [];
   const tables = readTables(text, path, problems);
   const lines = headerLines(text);
-  const entries = tables.map((table, index) => readEntry(table, `${path}:${lines[index] ?? 1}`, problems));
+  const entries = [
+    ...tables.map((table, index) => readEntry(table, `${path}:${lines[index] ?? 1}`, problems)),
+    ...code.map((resolver) => readCode(resolver, problems)),
+  ];
   checkNames(entries, problems);
   checkInjections(entries, contextVariables, problems);
   const plan = orderByDependency(entries, contextVariables, problems);
@@ -117,7 +169,7 @@ type Table = Readonly<Record<string, unknown>>;
 
 const FIELDS = [
   ...["name", "query", "params", "inject", "required", "depends_on", "cache_ttl"],
-  ...["timeout", "rows", "on_change"],
+  ...["timeout", "rows", "on_change", "inject_role"],
 ];
 
 function readEntry(table: Table, line: string, problems: string[]): Entry {
@@ -128,7 +180,7 @@ function readEntry(table: Table, line: string, problems: string[]): Entry {
     complain(`name: expected text of one line, at most ${MAX_NAME_LENGTH} characters`);
   }
   for (const key of Object.keys(table)) {
-    if (FIELDS.includes(key)) continue;
+    if (FIELDS.includes(key) || table[key] === undefined) continue;
     const hint = suggest(key, new Map(FIELDS.map((field) => [field, field])));
     complain(`there is no ${quoted(key)}${hint && `: ${hint}`}`);
   }
@@ -136,15 +188,20 @@ function readEntry(table: Table, line: string, problems: string[]): Entry {
   const query = typeof table["query"] === "string" ? table["query"] : "";
   const params = textList(table, "params", complain);
   const required = choice(table, "required", [false, true], complain);
+  const roleColumn = table["inject_role"];
+  if (roleColumn !== undefined && typeof roleColumn !== "string") {
+    throw new ResolversError([...problems, `${where}: inject_role: expected a column's name`]);
+  }
   checkQuery(query, params, complain);
   return {
     where,
     dependsOn: textList(table, "depends_on", complain),
     resolver: {
       name,
-      query,
+      source: { query },
       params,
-      inject: readInjections(table["inject"], required, complain),
+      inject: readInjections(table["inject"], required || roleColumn !== undefined, complain),
+      roleColumn,
       required,
       cacheTtlMs: secondsOf(table, "cache_ttl", 0, MAX_TTL_SECONDS, 0, complain),
       timeoutMs: secondsOf(table, "timeout", 0.001, MAX_TIMEOUT_SECONDS, DEFAULT_TIMEOUT_SECONDS, complain),
@@ -152,6 +209,28 @@ function readEntry(table: Table, line: string, problems: string[]): Entry {
       onChange: choice(table, "on_change", ["keep", "terminate"], complain),
     },
   };
+}
+
+/** The same rules for a resolver in code. */
+function readCode({ resolve, inject, dependsOn, cacheTtl, ...fields }: CodeResolver, problems: string[]): Entry {
+  const entry = readEntry(
+    {
+      ...fields,
+      query: placeholderQuery(fields.params?.length ?? 0),
+      inject: Object.fromEntries(inject.map((variable) => [variable, variable])),
+      depends_on: dependsOn,
+      cache_ttl: cacheTtl,
+    },
+    "resolvers option",
+    problems,
+  );
+  if (typeof resolve !== "function") problems.push(`${entry.where}: resolve: expected a function`);
+  return { ...entry, resolver: { ...entry.resolver, source: { resolve } } };
+}
+
+/** One that names as many parameters as there are, for the check that the file's queries go through. */
+function placeholderQuery(params: number): string {
+  return `SELECT ${Array.from({ length: params }, (_, index) => `$${index + 1}`).join(", ")}`;
 }
 
 type Complain = (text: string) => void;
@@ -165,11 +244,11 @@ function checkQuery(query: string, params: readonly string[], complain: Complain
   }
 }
 
-/** One that is required may inject nothing: then it only has to find a row. */
-function readInjections(value: unknown, required: boolean, complain: Complain): Injection[] {
+/** One that is required, or gives the role, may inject nothing. */
+function readInjections(value: unknown, mayBeNone: boolean, complain: Complain): Injection[] {
   const isTable = typeof value === "object" && value !== null && !Array.isArray(value);
   const pairs = isTable ? Object.entries(value) : [];
-  const mayBeEmpty = required && (value === undefined || isTable);
+  const mayBeEmpty = mayBeNone && (value === undefined || isTable);
   if (pairs.length === 0 && !mayBeEmpty) complain('inject: expected { "app.variable" = "column" }');
   const found: Injection[] = [];
   for (const [variable, column] of pairs) {
@@ -288,6 +367,12 @@ function orderByDependency(
       done.add(entry.resolver.name);
     }
     plan.push(ready.map(({ resolver }) => resolver));
+  }
+  const roleGivers = plan.flat().filter(({ roleColumn }) => roleColumn !== undefined);
+  if (roleGivers.length > 1) {
+    problems.push(
+      `${roleGivers.map(({ name }) => quoted(name)).join(" and ")}: only one resolver can have inject_role`,
+    );
   }
   return plan;
 }

@@ -16,11 +16,12 @@ import { sendLastWord } from "./client/last-word.ts";
 import { assertCertificateNames } from "./client/certificate-names.ts";
 import { negotiate } from "./client/negotiate.ts";
 import { injectContext } from "./context/inject-context.ts";
+import type { ResolvedContext } from "./context/resolvers.ts";
 import { Forwarding } from "./forward/forward.ts";
 import { MessageStream, PeerGone } from "./message-stream.ts";
 import type { ProxyServices } from "./services.ts";
 import { transition, type SessionState } from "./session-state.ts";
-import { identify } from "./tenant/identify.ts";
+import { identify, withLoginRole } from "./tenant/identify.ts";
 import type { Identity } from "./tenant/identity.ts";
 import { UpstreamRefusal } from "./upstream/await-ready.ts";
 import { forwardCancel } from "./upstream/forward-cancel.ts";
@@ -100,32 +101,38 @@ export class Session {
       this.#proxy.metrics.countCancel(await forwardCancel(opening, this.#proxy, signal));
       return undefined;
     }
-    const identity = identify(opening, config);
-    this.#describe(identity, tls);
-    assertAddressAllowed(this.#address, identity, networks);
-    if (certificate !== undefined) assertCertificateNames(certificate, identity, config);
+    const claimed = identify(opening, config);
+    this.#describe(claimed, tls);
+    assertAddressAllowed(this.#address, claimed, networks);
+    if (certificate !== undefined) assertCertificateNames(certificate, claimed, config);
 
     transition(this, "authenticating");
+    let resolved: ResolvedContext | undefined;
     using login = await authenticate(
       {
         client,
-        identity,
+        identity: claimed,
         address: this.#address,
         isEncrypted: tls !== undefined,
         isPrivate: this.#isLocal || tls !== undefined,
         endPoint: () => endPointOf(client.socket),
+        refine: async (tenant) => {
+          if (!resolvers.chooseRole) return tenant;
+          resolved = await resolvers.resolve(tenant, undefined, signal);
+          return withLoginRole(tenant, resolved.loginRole, config);
+        },
       },
       this.#proxy,
       signal,
     );
-    const { upstream, greeting } = login;
+    const { identity, upstream, greeting } = login;
 
     if (identity.kind === "tenant") {
       transition(this, "resolving");
-      const { context, watch } = await resolvers.resolve(identity, upstream.stream, greeting, signal);
-      this.#watch = watch((error) => this.terminate(error));
+      resolved ??= await resolvers.resolve(identity, { stream: upstream.stream, greeting }, signal);
+      this.#watch = resolved.watch((error) => this.terminate(error));
       transition(this, "injecting");
-      await injectContext(upstream.stream, identity, context, greeting, this.#proxy, signal);
+      await injectContext(upstream.stream, identity, resolved.context, greeting, this.#proxy, signal);
     }
     signal.throwIfAborted();
     if (greeting.key !== undefined) this.#cancelKey = cancelKeys.register(greeting.key, upstream.address);

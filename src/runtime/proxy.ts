@@ -4,6 +4,7 @@
  */
 import { clientAuthOf, hasUpstreamCredential } from "../config/login-method.ts";
 import { AllowedNetworks } from "../config/networks.ts";
+import type { CodeResolver } from "../config/resolvers-file.ts";
 import type { Config } from "../config/settings.ts";
 import { ProxyError } from "../errors/proxy-error.ts";
 import { systemClock } from "../lib/clock.ts";
@@ -38,6 +39,7 @@ export class ProxyServer {
   readonly metrics = new Metrics();
   readonly #config: Config;
   readonly #log: Logger;
+  readonly #resolversInCode: readonly CodeResolver[];
   readonly #sessions = new Map<Session, Promise<void>>();
   #listeners: Listener[] = [];
   #clientTls: ClientTls | undefined;
@@ -49,8 +51,10 @@ export class ProxyServer {
   #nextId = 1;
   #draining: Promise<void> | undefined;
 
-  constructor(config: Config, log: Logger) {
+  /** @param resolvers functions of the embedding program. */
+  constructor(config: Config, log: Logger, resolvers: readonly CodeResolver[] = []) {
     this.#config = config;
+    this.#resolversInCode = resolvers;
     this.#log = log;
   }
 
@@ -82,7 +86,7 @@ export class ProxyServer {
     const login = { config, clock: systemClock, dial, keyCache: new KeyCache(), log: this.#log };
     this.#credentials = Credentials.open(config, login);
     this.#roleDefaults = new RoleDefaults(login);
-    this.#resolvers = new Resolvers(config, { ...login, metrics: this.metrics });
+    this.#resolvers = new Resolvers(config, this.#resolversInCode, { ...login, metrics: this.metrics });
     const { contextSeal, contextKeyFile, contextSealTtlMs } = config;
     if (contextSeal !== "off" && contextKeyFile !== undefined)
       this.#seal = new Seal({ contextKeyFile, contextSealTtlMs });

@@ -101,7 +101,7 @@ export class Wire {
       cancelKeys: createCancelKeys(),
       cancelRate: new TokenBucket(this.clock, perSecond, burst),
       safeRoles: new SafeRoles(this.clock),
-      resolvers: new Resolvers(this.config, { ...login, metrics: new Metrics() }),
+      resolvers: new Resolvers(this.config, [], { ...login, metrics: new Metrics() }),
       seal: undefined,
       metrics: new Metrics(),
       directRead: false,

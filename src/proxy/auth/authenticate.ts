@@ -8,7 +8,7 @@ import type { Clock } from "../../lib/clock.ts";
 import { pause } from "../../lib/deadline.ts";
 import { sqlstateOf } from "../../protocol/backend-messages.ts";
 import type { MessageStream } from "../message-stream.ts";
-import type { Identity } from "../tenant/identity.ts";
+import type { Identity, TenantIdentity } from "../tenant/identity.ts";
 import { awaitReady, Greeting, UpstreamRefusal } from "../upstream/await-ready.ts";
 import type { Dial } from "../upstream/dial.ts";
 import { logIn, type LoginServices } from "../upstream/log-in.ts";
@@ -32,6 +32,8 @@ export interface Login {
   readonly isPrivate: boolean;
   /** What the client can bind its login to; undefined in plain text, and where the certificate has no digest. */
   endPoint(): Buffer | undefined;
+  /** What a tenant's proof leads to, where pgvpd has ended it: the identity that logs in upstream. */
+  refine(identity: TenantIdentity): Promise<TenantIdentity>;
 }
 
 export interface AuthServices extends LoginServices {
@@ -45,6 +47,7 @@ export interface AuthServices extends LoginServices {
 
 /** An upstream session that is logged in and idle; its context is not set. */
 export interface LoggedIn extends Disposable {
+  readonly identity: Identity;
   readonly upstream: OpeningUpstream;
   /** What the client must see of the login. */
   readonly greeting: Greeting;
@@ -71,7 +74,7 @@ function isWrongPassword(error: unknown): boolean {
 
 async function relay(login: Login, { config, dial }: AuthServices, signal: AbortSignal): Promise<LoggedIn> {
   const { identity } = login;
-  return withUpstream(dial, signal, async (upstream, greeting) => {
+  return withUpstream(identity, dial, signal, async (upstream, greeting) => {
     upstream.stream.write(
       identity.kind === "tenant" ? encodeTenantStartup(identity, config, []) : identity.startup.packet,
     );
@@ -85,17 +88,20 @@ async function end(
   services: AuthServices,
   signal: AbortSignal,
 ): Promise<LoggedIn> {
-  const { identity, isEncrypted } = login;
+  const { identity: claimed, isEncrypted } = login;
   if (method === "cleartext" && !isEncrypted) throw new ProxyError("cleartext_without_tls");
-  const credential = await services.credentials.find(identity, signal);
-  const secrets = await endAuthentication({ ...login, credential, endPoint: login.endPoint() }, method, signal);
+  const credential = await services.credentials.find(claimed, signal);
+  const proof = await endAuthentication({ ...login, credential, endPoint: login.endPoint() }, method, signal);
 
+  const identity = claimed.kind === "tenant" ? await login.refine(claimed) : claimed;
   const { loginRole: role, database, minor } = identity;
+  // What was proved opens the role that it was proved for, and no other.
+  const secrets = role === claimed.loginRole ? proof : {};
   const packet =
     identity.kind === "tenant"
       ? encodeTenantStartup(identity, services.config, await services.roleDefaults.of(role, database, secrets, signal))
       : identity.startup.packet;
-  return withUpstream(services.dial, signal, async (upstream, greeting) => {
+  return withUpstream(identity, services.dial, signal, async (upstream, greeting) => {
     upstream.stream.write(packet);
     return logIn(upstream, { role, minor, secrets }, services, greeting, signal);
   });
@@ -103,6 +109,7 @@ async function end(
 
 /** Opens a connection, logs in as `logInto` does, and waits for the session; on any failure the connection is destroyed. */
 async function withUpstream(
+  identity: Identity,
   dial: Dial,
   signal: AbortSignal,
   logInto: (upstream: OpeningUpstream, greeting: Greeting) => Promise<number>,
@@ -112,7 +119,7 @@ async function withUpstream(
     const greeting = new Greeting();
     const minor = await logInto(upstream, greeting);
     await awaitReady(upstream.stream, greeting, minor, signal);
-    return { upstream, greeting, [Symbol.dispose]: () => upstream[Symbol.dispose]() };
+    return { identity, upstream, greeting, [Symbol.dispose]: () => upstream[Symbol.dispose]() };
   } catch (error) {
     upstream[Symbol.dispose]();
     throw error;

@@ -36,7 +36,7 @@ export async function askResolvers(
     ...calls.flatMap(({ resolver, values }): Statement[] => [
       setLocal("statement_timeout", String(resolver.timeoutMs)),
       {
-        sql: resolver.query,
+        sql: "query" in resolver.source ? resolver.source.query : "",
         values,
         isDescribed: true,
         ...(resolver.rows === "one" ? { maxRows: MAX_ROWS } : {}),

@@ -32,10 +32,12 @@ export interface UsedCall {
 export interface Resolved {
   /** The variables that have a value, in the order of the plan. */
   readonly context: readonly ContextValue[];
+  /** The role to log in as, where a resolver gives one. */
+  readonly loginRole: string | undefined;
   readonly used: readonly UsedCall[];
 }
 
-/** Values of a resolver's `inject`, in its order; null where there is none. */
+/** Values of a resolver's `inject`, in its order, and the role behind them; null where there is none. */
 export type Outputs = readonly (string | null)[];
 
 /**
@@ -51,6 +53,7 @@ export async function resolveContext(
   const known = new Map(identity.context.map(({ name, value }) => [name.toLowerCase(), value]));
   const context: ContextValue[] = [];
   const used: UsedCall[] = [];
+  let loginRole: string | undefined;
   for (const level of plan) {
     const calls = level.flatMap((resolver) => callOf(resolver, known) ?? []);
     const askMissing = async (missing: readonly ResolverCall[]): Promise<Outputs[]> => {
@@ -60,6 +63,7 @@ export async function resolveContext(
     for (const [index, call] of calls.entries()) {
       const values = outputs[index] as Outputs;
       used.push({ call, outputs: values });
+      if (call.resolver.roleColumn !== undefined) loginRole = values[call.resolver.inject.length] ?? undefined;
       for (const [at, { variable }] of call.resolver.inject.entries()) {
         const value = values[at] ?? null;
         if (value === null) continue;
@@ -68,7 +72,7 @@ export async function resolveContext(
       }
     }
   }
-  return { context, used };
+  return { context, loginRole, used };
 }
 
 /** @throws ProxyError resolver_failed where an answer is not one of its resolver. */
@@ -87,7 +91,11 @@ function callOf(resolver: Resolver, known: ReadonlyMap<string, string>): Resolve
 /** @throws ProxyError resolver_failed where the answer is not one of this resolver. */
 function outputsOf(resolver: Resolver, answer: ResolverAnswer | undefined): Outputs {
   const { columns, rows } = answer ?? { columns: [], rows: [] };
-  const at = resolver.inject.map(({ column }) => {
+  const wanted = [
+    ...resolver.inject.map(({ column }) => column),
+    ...(resolver.roleColumn === undefined ? [] : [resolver.roleColumn]),
+  ];
+  const at = wanted.map((column) => {
     const index = columns.indexOf(column);
     if (index === -1) throw failed(resolver, `its query has no column ${column}: it has ${columns.join(", ")}`);
     return index;
@@ -95,14 +103,14 @@ function outputsOf(resolver: Resolver, answer: ResolverAnswer | undefined): Outp
   if (resolver.rows === "one" && rows.length > 1) throw failed(resolver, "its query gave more than one row");
   if (resolver.required && rows.length === 0) throw failed(resolver, "its query gave no row, and it is required");
   const outputs = at.map((index) =>
-    resolver.rows === "array" ? arrayOf(rows.map((row) => row[index] ?? null)) : (rows[0]?.[index] ?? null),
+    resolver.rows === "array" ? arrayLiteral(rows.map((row) => row[index] ?? null)) : (rows[0]?.[index] ?? null),
   );
   if (resolver.required && outputs.includes(null)) throw failed(resolver, "an output is NULL, and it is required");
   return outputs;
 }
 
 /** As pgvpd_context_array reads it: an array of PostgreSQL's, without the NULLs; null when nothing is left. */
-function arrayOf(values: readonly (string | null)[]): string | null {
+export function arrayLiteral(values: readonly (string | null)[]): string | null {
   const elements = values.flatMap((value) => (value === null ? [] : `"${value.replace(/["\\]/g, "\\$&")}"`));
   return elements.length === 0 ? null : `{${elements.join(",")}}`;
 }

@@ -2,28 +2,40 @@
  * The resolvers of a configuration, and where they run: on connections of their own, or on the client's upstream
  * connection before any byte of the client's.
  */
-import { loadResolvers, type ResolverPlan } from "../../config/resolvers-file.ts";
+import { clientAuthOf } from "../../config/login-method.ts";
+import { loadResolvers, ResolversError, type CodeResolver, type ResolverPlan } from "../../config/resolvers-file.ts";
 import type { Config } from "../../config/settings.ts";
-import type { ProxyError } from "../../errors/proxy-error.ts";
+import { ProxyError } from "../../errors/proxy-error.ts";
 import type { MessageStream } from "../message-stream.ts";
 import type { ContextValue, TenantIdentity } from "../tenant/identity.ts";
 import type { Greeting } from "../upstream/await-ready.ts";
+import { withCode } from "./ask-code.ts";
 import { askResolvers } from "./ask-resolvers.ts";
 import { DedicatedResolvers, type DedicatedConfig, type ResolverServices } from "./dedicated-resolvers.ts";
 import { resolveContext, type AskResolvers } from "./resolve-context.ts";
 import { ResolverCache } from "./resolver-cache.ts";
 import { SessionWatches } from "./session-watches.ts";
 
-type ResolverConfig = DedicatedConfig & Pick<Config, "resolvers" | "contextVariables" | "resolverUser">;
+type ResolverConfig = DedicatedConfig &
+  Pick<Config, "resolvers" | "contextVariables" | "resolverUser" | "loginRoles" | "clientAuth" | "poolMode">;
+
+/** The client's own upstream connection, and what came over it. */
+export interface OwnConnection {
+  readonly stream: MessageStream;
+  readonly greeting: Greeting;
+}
 
 export interface ResolvedContext {
   readonly context: readonly ContextValue[];
+  /** The role to log in as; undefined where no resolver chooses one. */
+  readonly loginRole: string | undefined;
   /** Calls `end` when what the context came from has changed. Disposing of the result forgets it. */
   watch(end: (error: ProxyError) => void): Disposable;
 }
 
 export class Resolvers {
   readonly #config: ResolverConfig;
+  readonly #code: readonly CodeResolver[];
   readonly #services: ResolverServices;
   readonly #cache: ResolverCache;
   /** Undefined where resolvers run on the client's own connection. */
@@ -33,12 +45,13 @@ export class Resolvers {
   readonly #followed = new Set<string>();
   #plan: ResolverPlan;
 
-  /** @throws ResolversError. */
-  constructor(config: ResolverConfig, services: ResolverServices) {
+  /** @param code resolvers of the embedding program. @throws ResolversError. */
+  constructor(config: ResolverConfig, code: readonly CodeResolver[], services: ResolverServices) {
     const { resolverUser } = config;
     this.#config = config;
+    this.#code = code;
     this.#services = services;
-    this.#plan = load(config);
+    this.#plan = load(config, code);
     this.#cache = new ResolverCache(services.clock, services.metrics);
     this.#dedicated = resolverUser === undefined ? undefined : new DedicatedResolvers(resolverUser, config, services);
     this.#watches = new SessionWatches(this.#dedicated, services.log);
@@ -46,7 +59,7 @@ export class Resolvers {
 
   /** Reads the file again. @returns what puts it to use, with an empty cache. @throws ResolversError. */
   prepareReload(): () => void {
-    const plan = load(this.#config);
+    const plan = load(this.#config, this.#code);
     return () => {
       this.#plan = plan;
       this.#cache.clear();
@@ -57,26 +70,36 @@ export class Resolvers {
     this.#dedicated?.close();
   }
 
+  /** True where a resolver chooses the login role: then they run before the login, on connections of their own. */
+  get chooseRole(): boolean {
+    return this.#plan.flat().some(({ roleColumn }) => roleColumn !== undefined);
+  }
+
   /**
    * What the database adds to the context of `identity`.
    *
-   * @param stream the client's own upstream connection, and `greeting` what came over it.
+   * @param own for resolvers that run there; not needed where there is a resolver_user.
    * @throws ProxyError resolver_failed (28000), upstream_*; whatever aborts `signal`.
    */
   async resolve(
     identity: TenantIdentity,
-    stream: MessageStream,
-    greeting: Greeting,
+    own: OwnConnection | undefined,
     signal: AbortSignal,
   ): Promise<ResolvedContext> {
-    const { resolverSearchPath } = this.#config;
-    const onOwnConnection: AskResolvers = (calls) =>
-      askResolvers(stream, greeting, calls, resolverSearchPath, this.#services.metrics, signal);
+    const { clock, metrics } = this.#services;
+    const { resolverSearchPath, loginRoles } = this.#config;
+    const onOwnConnection: AskResolvers = async (calls) => {
+      if (own === undefined) throw new ProxyError("resolver_failed", { detail: "there is no connection to ask on" });
+      return askResolvers(own.stream, own.greeting, calls, resolverSearchPath, metrics, signal);
+    };
     this.#follow(identity.database);
-    const ask = this.#dedicated?.askIn(identity.database) ?? onOwnConnection;
+    const ask = withCode(this.#dedicated?.askIn(identity.database) ?? onOwnConnection, identity, clock, metrics);
     const { changes } = this.#watches;
-    const { context, used } = await resolveContext(identity, this.#plan, ask, this.#cache, signal);
-    return { context, watch: (end) => this.#watches.watch(identity, used, changes, end) };
+    const { context, loginRole, used } = await resolveContext(identity, this.#plan, ask, this.#cache, signal);
+    if (this.chooseRole && (loginRole === undefined || !loginRoles.includes(loginRole))) {
+      throw new ProxyError("resolver_failed", { detail: `role ${loginRole ?? "NULL"} is not one of login_roles` });
+    }
+    return { context, loginRole, watch: (end) => this.#watches.watch(identity, used, changes, end) };
   }
 
   /** Listens for changes in a database, where anything of it may be kept. Until it does, nothing is. */
@@ -100,6 +123,19 @@ export class Resolvers {
   }
 }
 
-function load({ resolvers, contextVariables }: ResolverConfig): ResolverPlan {
-  return resolvers === undefined ? [] : loadResolvers(resolvers, contextVariables);
+function load(config: ResolverConfig, code: readonly CodeResolver[]): ResolverPlan {
+  const plan = loadResolvers(config.resolvers, code, config.contextVariables);
+  const chooser = plan.flat().find(({ roleColumn }) => roleColumn !== undefined);
+  if (chooser === undefined) return plan;
+  const missing = [
+    ...(config.resolverUser === undefined ? ["resolver_user"] : []),
+    ...(clientAuthOf(config) === "relay" ? ["client_auth = scram or cleartext"] : []),
+    ...(config.loginRoles.length === 0 ? ["login_roles"] : []),
+  ];
+  if (missing.length > 0) {
+    throw new ResolversError([
+      `${config.resolvers ?? "resolvers"}: resolver "${chooser.name}": inject_role needs ${missing.join(", ")}`,
+    ]);
+  }
+  return plan;
 }

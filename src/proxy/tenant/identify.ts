@@ -6,7 +6,7 @@ import { ProxyError } from "../../errors/proxy-error.ts";
 import type { Config } from "../../config/settings.ts";
 import { MAX_NAME_BYTES } from "../../protocol/limits.ts";
 import type { StartupMessage } from "../../protocol/startup.ts";
-import type { ContextValue, Identity } from "./identity.ts";
+import type { ContextValue, Identity, TenantIdentity } from "./identity.ts";
 import { protocolOptions, sortParameters } from "./startup-parameters.ts";
 
 type IdentityConfig = Pick<
@@ -61,6 +61,15 @@ export function identify(startup: StartupMessage, config: IdentityConfig): Ident
     unknownOptions: protocolOptions(startup),
     ...sortParameters(startup, config),
   };
+}
+
+/** The same tenant with a login role that something else than the user name has chosen; undefined keeps it. */
+export function withLoginRole(
+  identity: TenantIdentity,
+  loginRole: string | undefined,
+  { setRole }: Pick<Config, "setRole">,
+): TenantIdentity {
+  return loginRole === undefined ? identity : { ...identity, loginRole, targetRole: setRole ?? loginRole };
 }
 
 /** `role.value` with one context variable, `role.value1:value2` with more. The first separator ends the role. */
