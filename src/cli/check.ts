@@ -5,11 +5,12 @@
 import { checkConfiguration } from "../check/check-configuration.ts";
 import { checkDatabase } from "../check/check-database.ts";
 import { checkFiles } from "../check/check-files.ts";
+import { checkResolvers } from "../check/check-resolvers.ts";
 import { checkUpstream } from "../check/check-upstream.ts";
 import { formatFinding, type Finding } from "../check/finding.ts";
 import { parseArguments } from "./args.ts";
 
-export const checkUsage = `Usage: pgvpd check [--config FILE] [settings] [--database-url URL]
+export const checkUsage = `Usage: pgvpd check [--config FILE] [settings] [--database NAME] [--database-url URL]
 
 Says whether pgvpd can start with this configuration and the files that it
 names, and whether PostgreSQL answers. With --database-url it also logs in there
@@ -22,6 +23,8 @@ where there is an error.
 
 Options:
       --config FILE         settings; without it ./pgvpd.conf, if there is one
+      --database NAME       prepares the queries of resolvers there, as the role
+                            that runs them
       --database-url URL    postgres://USER@HOST:PORT/DATABASE, better without a
                             password: PGPASSWORD or ~/.pgpass can give it. The
                             variable DATABASE_URL is not read.
@@ -32,7 +35,10 @@ pgvpd --help lists the settings.
 
 /** @returns the exit code: 1 when there is an error. Throws a ConfigError for flags that are wrong. */
 export async function check(args: readonly string[]): Promise<number> {
-  const { own, settings, file } = parseArguments(args, { "database-url": { type: "string" } });
+  const { own, settings, file } = parseArguments(args, {
+    "database-url": { type: "string" },
+    database: { type: "string" },
+  });
   let hasError = false;
   const report = (findings: readonly Finding[]): void => {
     hasError ||= findings.some(({ verdict }) => verdict === "error");
@@ -48,6 +54,8 @@ export async function check(args: readonly string[]): Promise<number> {
   } else {
     report(checkFiles(config));
     report(await checkUpstream(config));
+    const { database } = own;
+    report(await checkResolvers(config, typeof database === "string" ? database : undefined));
     if (typeof url === "string") report(await checkDatabase(url, config));
     else report([{ verdict: "not checked", text: "policies, roles: give --database-url URL" }]);
   }

@@ -22,6 +22,7 @@ export const backend = {
   noData: 0x6e,
   noticeResponse: 0x4e,
   notificationResponse: 0x41,
+  parameterDescription: 0x74,
   parameterStatus: 0x53,
   parseComplete: 0x31,
   portalSuspended: 0x73,

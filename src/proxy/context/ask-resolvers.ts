@@ -29,7 +29,7 @@ export async function askResolvers(
   metrics: Metrics,
   signal: AbortSignal,
 ): Promise<readonly ResolverAnswer[]> {
-  const path = ["pg_catalog", ...searchPath, "pg_temp"].map(quoteIdentifier).join(", ");
+  const path = searchPathOf(searchPath);
   const statements = [
     BEGIN,
     setLocal("search_path", path),
@@ -64,6 +64,11 @@ function withoutValues({ response, text }: { readonly response: Message; readonl
 
 function setLocal(name: string, value: string): Statement {
   return { sql: "SELECT pg_catalog.set_config($1, $2, true)", values: [name, value] };
+}
+
+/** `resolver_search_path` as a value: `pg_catalog` comes before it, `pg_temp` after it. */
+export function searchPathOf(schemas: readonly string[]): string {
+  return ["pg_catalog", ...schemas, "pg_temp"].map(quoteIdentifier).join(", ");
 }
 
 /** For a list inside a value, not for SQL text. */
