@@ -220,6 +220,7 @@ export const catalogue = {
     "the upstream server broke the protocol during login",
     "The log of pgvpd has the cause.",
   ),
+  barrier_failed: fatal("08006", "upstream", "the upstream session could not be reset"),
   upstream_lost: fatal("08006", "upstream", "the upstream server closed the connection unexpectedly"),
   upstream_stream: fatal("08006", "upstream", "the upstream server sent an invalid message"),
 
