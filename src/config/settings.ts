@@ -76,7 +76,6 @@ const secret: SettingType<Secret | undefined> = {
   parse: (value) => (value === "" ? undefined : new Secret(value)),
 };
 
-const POOLING = "connection pooling";
 const TENANT_POLICY = "limits and lists of tenants";
 
 export const settings = {
@@ -464,7 +463,6 @@ export const settings = {
     group: "Pool",
     type: oneOf("none", "session", "transaction"),
     default: "none",
-    notYet: POOLING,
     doc: "none: an upstream connection for each client. session or transaction: shared ones.",
   }),
   poolSize: setting({
@@ -472,7 +470,6 @@ export const settings = {
     group: "Pool",
     type: integer(1, 100_000),
     default: "20",
-    notYet: POOLING,
     doc: "Most upstream connections for each database and role.",
   }),
   poolIdleTimeoutMs: setting({
@@ -480,7 +477,6 @@ export const settings = {
     group: "Pool",
     type: timeout,
     default: "300",
-    notYet: POOLING,
     doc: "Seconds after which an idle pooled connection is closed.",
   }),
   poolCheckoutTimeoutMs: setting({
@@ -488,7 +484,6 @@ export const settings = {
     group: "Pool",
     type: timeout,
     default: "5",
-    notYet: POOLING,
     doc: "Seconds that a client waits for a pooled connection.",
   }),
 

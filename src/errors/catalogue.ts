@@ -220,6 +220,12 @@ export const catalogue = {
     "the upstream server broke the protocol during login",
     "The log of pgvpd has the cause.",
   ),
+  pool_timeout: fatal(
+    "53300",
+    "tenant",
+    "no pooled connection became free within {seconds} s: all {size} are in use",
+    "Raise pool_size or pool_checkout_timeout, or close connections that are not used.",
+  ),
   barrier_failed: fatal("08006", "upstream", "the upstream session could not be reset"),
   upstream_lost: fatal("08006", "upstream", "the upstream server closed the connection unexpectedly"),
   upstream_stream: fatal("08006", "upstream", "the upstream server sent an invalid message"),

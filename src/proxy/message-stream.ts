@@ -16,6 +16,8 @@ export interface MessageStreamEvents {
   onUnexpectedBytes?: () => void;
   /** The peer has closed, or the socket failed. Without this handler the next read says so. */
   onLost?: (error: Error) => void;
+  /** Bytes that come first and are not read: the rest of a message that somebody else has begun to read. */
+  skipBytes?: number;
 }
 
 /** The peer closed its socket, or the socket failed (then with the failure as cause). */
@@ -30,6 +32,7 @@ export class MessageStream {
   readonly socket: Duplex;
   readonly #events: MessageStreamEvents;
   readonly #queue = new ByteQueue();
+  #bytesToSkip: number;
   #lost: PeerGone | undefined;
   /** Tries to satisfy the pending read; undefined while nobody reads. */
   #retry: (() => void) | undefined;
@@ -37,6 +40,7 @@ export class MessageStream {
   constructor(socket: Duplex, events: MessageStreamEvents = {}) {
     this.socket = socket;
     this.#events = events;
+    this.#bytesToSkip = events.skipBytes ?? 0;
     socket.on("data", this.#onData);
     socket.on("end", this.#onEnd);
     socket.on("error", this.#onError);
@@ -130,7 +134,10 @@ export class MessageStream {
     });
   }
 
-  readonly #onData = (chunk: Buffer): void => {
+  readonly #onData = (bytes: Buffer): void => {
+    const chunk = bytes.subarray(this.#bytesToSkip);
+    this.#bytesToSkip = Math.max(this.#bytesToSkip - bytes.length, 0);
+    if (chunk.length === 0) return;
     this.#queue.push(chunk);
     if (this.#retry !== undefined) {
       this.#retry();

@@ -14,6 +14,7 @@ import type { ClientTls } from "./client/client-tls.ts";
 import type { Resolvers } from "./context/resolvers.ts";
 import type { SafeRoles } from "./context/role-safety.ts";
 import type { Seal } from "./context/seal.ts";
+import type { Pool } from "./pool/pool.ts";
 import type { CancelKeys } from "./upstream/cancel-keys.ts";
 import type { Dial } from "./upstream/dial.ts";
 import type { KeyCache } from "./upstream/key-cache.ts";
@@ -39,6 +40,8 @@ export interface ProxyServices {
   /** Bounds the CancelRequests of all clients together; nothing else bounds them. */
   readonly cancelRate: TokenBucket;
   readonly resolvers: Resolvers;
+  /** Undefined with `pool_mode = none`. */
+  readonly pool: Pool | undefined;
   readonly safeRoles: SafeRoles;
   /** Undefined with `context_seal = off`. */
   readonly seal: Seal | undefined;

@@ -18,13 +18,16 @@ import { negotiate } from "./client/negotiate.ts";
 import { injectContext } from "./context/inject-context.ts";
 import type { ResolvedContext } from "./context/resolvers.ts";
 import { Forwarding } from "./forward/forward.ts";
+import { PooledForwarding } from "./forward/pooled-forwarding.ts";
 import { MessageStream, PeerGone } from "./message-stream.ts";
 import type { ProxyServices } from "./services.ts";
 import { transition, type SessionState } from "./session-state.ts";
 import { identify, withLoginRole } from "./tenant/identify.ts";
 import type { Identity } from "./tenant/identity.ts";
 import { UpstreamRefusal } from "./upstream/await-ready.ts";
+import { createCancelKey } from "./upstream/cancel-keys.ts";
 import { forwardCancel } from "./upstream/forward-cancel.ts";
+import type { Lease } from "./upstream/open-upstream.ts";
 
 export class Session {
   state: SessionState = "negotiating";
@@ -84,7 +87,7 @@ export class Session {
     this.#terminate(error);
   }
 
-  async #logIn(): Promise<Forwarding | undefined> {
+  async #logIn(): Promise<Forwarding | PooledForwarding | undefined> {
     const { config, cancelKeys, networks, resolvers } = this.#proxy;
     using deadline = this.#limitLogin();
     const { signal } = deadline;
@@ -135,23 +138,37 @@ export class Session {
       await injectContext(upstream.stream, identity, resolved.context, greeting, this.#proxy, signal);
     }
     signal.throwIfAborted();
-    if (greeting.key !== undefined) this.#cancelKey = cancelKeys.register(greeting.key, upstream.address);
+    const { lease } = login;
+    const key = lease === undefined ? greeting.key : lease.key;
+    if (lease !== undefined) greeting.addKey(createCancelKey(identity.minor));
+    if (key !== undefined && greeting.key !== undefined) {
+      this.#cancelKey = cancelKeys.register(greeting.key, { address: upstream.address, key });
+    }
     client.detach();
     this.#client = undefined;
     const { socket, unread } = upstream.handOver();
-    return this.#forward(socket, greeting.encode(), unread);
+    return this.#forward(socket, lease, greeting.encode(), unread);
   }
 
   /** Begins to forward: the client sees the greeting, then what the upstream sent behind its ReadyForQuery. */
-  #forward(upstream: Duplex, greeting: Buffer, unread: Buffer): Forwarding {
+  #forward(
+    upstream: Duplex,
+    lease: Lease | undefined,
+    greeting: Buffer,
+    unread: Buffer,
+  ): Forwarding | PooledForwarding {
     transition(this, "forwarding");
-    const forwarding = new Forwarding(this.#socket, upstream, this.#proxy, {
+    const events = {
       onHalfClosed: () => transition(this, "half_closed"),
-      onClosing: (error) => {
+      onClosing: (error: ProxyError | undefined) => {
         transition(this, "closing");
         if (error !== undefined) this.#report(error);
       },
-    });
+    };
+    const forwarding =
+      lease === undefined
+        ? new Forwarding(this.#socket, upstream, this.#proxy, events)
+        : new PooledForwarding(this.#socket, upstream, lease, this.#proxy, events);
     this.#socket = forwarding.client;
     this.#terminate = (error) => forwarding.terminate(error);
     forwarding.start(greeting, unread);
@@ -159,7 +176,7 @@ export class Session {
   }
 
   /** Waits for the end of a session that forwards, and tells of its beginning and its end. */
-  async #follow(forwarding: Forwarding): Promise<void> {
+  async #follow(forwarding: Forwarding | PooledForwarding): Promise<void> {
     const { clock, metrics, config } = this.#proxy;
     const loginMs = clock.now() - this.#startedAt;
     metrics.loginSeconds.observe(loginMs / 1000);

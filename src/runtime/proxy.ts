@@ -20,6 +20,7 @@ import { LoginThrottle } from "../proxy/auth/login-throttle.ts";
 import { ClientTls } from "../proxy/client/client-tls.ts";
 import { isDirectReadSafe } from "../proxy/forward/direct-read-check.ts";
 import { listen, type ListenAddress, type Listener } from "../proxy/listen/listener.ts";
+import { Pool } from "../proxy/pool/pool.ts";
 import type { ProxyServices } from "../proxy/services.ts";
 import { Session } from "../proxy/session.ts";
 import { createCancelKeys } from "../proxy/upstream/cancel-keys.ts";
@@ -48,12 +49,14 @@ export class ProxyServer {
   #roleDefaults: RoleDefaults | undefined;
   #seal: Seal | undefined;
   #resolvers: Resolvers | undefined;
+  #pool: Pool | undefined;
   #nextId = 1;
   #draining: Promise<void> | undefined;
 
   /** @param resolvers functions of the embedding program. */
   constructor(config: Config, log: Logger, resolvers: readonly CodeResolver[] = []) {
-    this.#config = config;
+    // A session that clients share has begun before its client came: the context comes by query.
+    this.#config = config.poolMode === "none" ? config : { ...config, contextInjection: "query" };
     this.#resolversInCode = resolvers;
     this.#log = log;
   }
@@ -87,6 +90,9 @@ export class ProxyServer {
     this.#credentials = Credentials.open(config, login);
     this.#roleDefaults = new RoleDefaults(login);
     this.#resolvers = new Resolvers(config, this.#resolversInCode, { ...login, metrics: this.metrics });
+    if (config.poolMode !== "none") {
+      this.#pool = new Pool({ ...login, roleDefaults: this.#roleDefaults, metrics: this.metrics });
+    }
     const { contextSeal, contextKeyFile, contextSealTtlMs } = config;
     if (contextSeal !== "off" && contextKeyFile !== undefined)
       this.#seal = new Seal({ contextKeyFile, contextSealTtlMs });
@@ -101,6 +107,7 @@ export class ProxyServer {
       cancelKeys: createCancelKeys(),
       cancelRate: new TokenBucket(systemClock, CANCELS_PER_SECOND, CANCEL_BURST),
       resolvers: this.#resolvers,
+      pool: this.#pool,
       safeRoles: new SafeRoles(systemClock),
       seal: this.#seal,
       metrics: this.metrics,
@@ -170,6 +177,7 @@ export class ProxyServer {
     this.#credentials?.close();
     this.#roleDefaults?.close();
     this.#resolvers?.close();
+    this.#pool?.close();
   }
 
   /** Does not wait: a server's close does so for its connections, and those are waited for as sessions. */

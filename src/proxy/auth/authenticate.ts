@@ -12,7 +12,7 @@ import type { Identity, TenantIdentity } from "../tenant/identity.ts";
 import { awaitReady, Greeting, UpstreamRefusal } from "../upstream/await-ready.ts";
 import type { Dial } from "../upstream/dial.ts";
 import { logIn, type LoginServices } from "../upstream/log-in.ts";
-import { openUpstream, type OpeningUpstream } from "../upstream/open-upstream.ts";
+import { openUpstream, type LoggedIn, type OpeningUpstream } from "../upstream/open-upstream.ts";
 import type { RoleDefaults } from "../upstream/role-defaults.ts";
 import { encodeTenantStartup } from "../upstream/tenant-startup.ts";
 import type { Credentials } from "./credentials.ts";
@@ -43,14 +43,8 @@ export interface AuthServices extends LoginServices {
   readonly throttle: LoginThrottle;
   readonly credentials: Credentials;
   readonly roleDefaults: RoleDefaults;
-}
-
-/** An upstream session that is logged in and idle; its context is not set. */
-export interface LoggedIn extends Disposable {
-  readonly identity: Identity;
-  readonly upstream: OpeningUpstream;
-  /** What the client must see of the login. */
-  readonly greeting: Greeting;
+  /** Lends sessions to tenants; undefined where each has one of its own. */
+  readonly pool: { lend(identity: TenantIdentity, signal: AbortSignal): Promise<LoggedIn> } | undefined;
 }
 
 /** @throws ProxyError or UpstreamRefusal of relayAuthentication, endAuthentication, openUpstream, logIn and awaitReady. */
@@ -94,6 +88,7 @@ async function end(
   const proof = await endAuthentication({ ...login, credential, endPoint: login.endPoint() }, method, signal);
 
   const identity = claimed.kind === "tenant" ? await login.refine(claimed) : claimed;
+  if (identity.kind === "tenant" && services.pool !== undefined) return services.pool.lend(identity, signal);
   const { loginRole: role, database, minor } = identity;
   // What was proved opens the role that it was proved for, and no other.
   const secrets = role === claimed.loginRole ? proof : {};

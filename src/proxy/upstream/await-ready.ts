@@ -17,6 +17,7 @@ import { PeerGone, type MessageStream } from "../message-stream.ts";
 /** More than this before ReadyForQuery is not a login: PostgreSQL sends about 500 bytes. */
 const MAX_GREETING_BYTES = 1024 * 1024;
 
+const AUTHENTICATION_OK = encodeMessage(backend.authentication, Buffer.alloc(4));
 const READY_FOR_QUERY = encodeMessage(backend.readyForQuery, Buffer.of(IDLE));
 
 /** The upstream said no in its own words; they reach the client byte for byte. */
@@ -38,6 +39,26 @@ export class Greeting {
   readonly parameters = new Map<string, string>();
   key: BackendKey | undefined;
   #bytes = 0;
+
+  /** Of a session that is there already: what the server has reported, without a key. */
+  static of(parameters: ReadonlyMap<string, string>): Greeting {
+    const greeting = new Greeting();
+    greeting.#messages.push(AUTHENTICATION_OK);
+    for (const [name, value] of parameters) {
+      greeting.parameters.set(name, value);
+      greeting.#messages.push(encodeMessage(backend.parameterStatus, Buffer.from(`${name}\0${value}\0`, "latin1")));
+    }
+    return greeting;
+  }
+
+  /** Adds the key that the client is to cancel with. */
+  addKey(key: BackendKey): void {
+    const body = Buffer.alloc(4 + key.secret.length);
+    body.writeInt32BE(key.processId);
+    key.secret.copy(body, 4);
+    this.key = key;
+    this.#messages.push(encodeMessage(backend.backendKeyData, body));
+  }
 
   /** Keeps a message for the client. @throws ProxyError upstream_protocol beyond 1 MiB. */
   keep(message: Message): void {
