@@ -101,7 +101,7 @@ export class Session {
       this.#proxy.metrics.countCancel(await forwardCancel(opening, this.#proxy, signal));
       return undefined;
     }
-    const claimed = identify(opening, config);
+    const claimed = identify(opening, config, resolvers.traits);
     this.#describe(claimed, tls);
     assertAddressAllowed(this.#address, claimed, networks);
     if (certificate !== undefined) assertCertificateNames(certificate, claimed, config);
