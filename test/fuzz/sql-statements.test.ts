@@ -5,11 +5,12 @@ import { FUZZ_RUNS, fuzz, type SeededRandom } from "../support/seeded-random.ts"
 
 const RUNS = Math.ceil(FUZZ_RUNS * 0.1);
 
-const PIECES = (
-  "' '' \" $$ $a$ $b1$ $1 $23 $ \\ \\' E' e' x' U&' -- /* */ ; a _e 1 é SELECT a$ a$b$ - / * + ( ) " + "\n \r \t"
-)
-  .split(" ")
-  .concat(" ");
+const PIECES = [
+  ..."' '' \" $$ $a$ $b1$ $1 $23 $ \\ \\' E' e' x' U&' -- /* */ ; a _e 1 é SELECT a$ a$b$ - / * + ( )".split(" "),
+  " ",
+  "\n",
+  "\r",
+];
 
 function randomSql(random: SeededRandom): string {
   return Array.from({ length: random.below(16) }, () => random.pick(PIECES)).join("");
