@@ -2,6 +2,34 @@
 -- else is in it. It takes no protection away: policies, row-level security, grants and the role app_user stay. The
 -- functions that policies read the context with go together, and only when nothing in this database uses any of them.
 -- pgvpd.tenant_credentials goes when it is empty.
+-- What sql/resolvers.sql has installed, with its triggers: cached answers are used for their cache_ttl again.
+DO $resolvers$
+DECLARE
+  previous_path text := pg_catalog.current_setting('search_path');
+  item record;
+BEGIN
+  PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  FOR item IN
+    SELECT format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass) AS statement
+    FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+    WHERE p.pronamespace = to_regnamespace('pgvpd') AND p.proname = 'invalidate_row' AND t.tgparentid = 0
+    UNION ALL
+    SELECT format('DROP ROUTINE %s', p.oid::regprocedure) FROM pg_proc p
+    WHERE p.pronamespace = to_regnamespace('pgvpd')
+      AND p.proname IN ('invalidate', 'invalidate_row', 'invalidate_on_change', 'no_invalidate_on_change')
+    UNION ALL
+    SELECT 'DROP TABLE pgvpd.invalidations' WHERE to_regclass('pgvpd.invalidations') IS NOT NULL
+  LOOP
+    BEGIN
+      EXECUTE item.statement;
+    EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
+      RAISE WARNING 'could not run: %: %', item.statement, SQLERRM;
+    END;
+  END LOOP;
+  PERFORM pg_catalog.set_config('search_path', previous_path, true);
+END
+$resolvers$;
+
 DO $uninstall$
 DECLARE
   previous_path text := pg_catalog.current_setting('search_path');
