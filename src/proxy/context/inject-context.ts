@@ -47,7 +47,7 @@ export async function injectContext(
   const ours: Statement[] = [];
   if (needsUtf8) ours.push(setConfig([{ name: "client_encoding", value: "UTF8" }]));
   if (context.length > 0) ours.push(setConfig(context));
-  ours.push(...emptied(identity, resolved, config));
+  ours.push(...emptied(identity, resolved));
   if (hello !== undefined) ours.push((seal as Seal).setContext(hello, [...identity.context, ...resolved]));
   if (mustAskRoles) ours.push({ sql: ROLE_QUESTION, values: [] });
   const clients = clientParameters(identity, greeting, config, needsUtf8).map((parameter) => setConfig([parameter]));
@@ -109,12 +109,12 @@ function contextToSet(identity: TenantIdentity, greeting: Greeting, config: Inje
 }
 
 /**
- * Variables that resolvers have given no value: with `context_injection = query` they still have the one that somebody may
- * have given the role, `ALTER ROLE self SET app.org_id`. Those that have none stay unset.
+ * Variables that resolvers have given no value, where the role or the database has a default for them. Those that have none
+ * stay unset.
  */
-function emptied(identity: TenantIdentity, resolved: readonly ContextValue[], config: InjectConfig): Statement[] {
+function emptied({ derived }: TenantIdentity, resolved: readonly ContextValue[]): Statement[] {
   const isSet = new Set(resolved.map(({ name }) => name));
-  const names = config.contextInjection === "query" ? identity.derived.filter((name) => !isSet.has(name)) : [];
+  const names = derived.filter((name) => !isSet.has(name));
   const calls = names.map((_, index) => {
     const name = `$${index + 1}`;
     return `CASE WHEN pg_catalog.current_setting(${name}, true) OPERATOR(pg_catalog.<>) '' THEN pg_catalog.set_config(${name}, '', false) END`;

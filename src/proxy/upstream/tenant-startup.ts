@@ -35,8 +35,6 @@ export function encodeTenantStartup(
     { name: "database", value: identity.database },
     ...[...pinned, ...role].filter(({ name }) => mayPin(name, config.upstreamStartupParameters)),
     ...(inStartup ? identity.context : []),
-    // Empty until they are resolved, and again after RESET ALL, whatever ALTER ROLE ... SET says.
-    ...(inStartup ? identity.derived.map((name) => ({ name, value: "" })) : []),
     ...identity.forwarded,
   ]);
 }

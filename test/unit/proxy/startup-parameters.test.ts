@@ -306,15 +306,4 @@ describe("with resolvers", () => {
       ["TimeZone", "Asia/Tokyo"],
     ]);
   });
-
-  it("their variables begin empty, whatever somebody has given the role, and are so again after RESET ALL", () => {
-    const pairs = (config: Partial<Config>): string[] => {
-      const packet = encodeTenantStartup(resolved({}, dedicated, config), testConfig(config), []);
-      return text((decodeStartupPacket(packet) as StartupMessage).parameters).map(
-        ([name, value]) => `${name}=${value}`,
-      );
-    };
-    expect(pairs({ contextInjection: "startup" })).toEqual(expect.arrayContaining(["app.Org_id=", "app.teams="]));
-    expect(pairs({ contextInjection: "query" }).filter((pair) => pair.startsWith("app."))).toEqual([]);
-  });
 });
