@@ -21,7 +21,7 @@ export type Place = "dedicated" | "session";
 /** With and without the seal: the databases' names. */
 export type DatabaseName = "plain" | "sealed";
 
-export const user = (n: number): string => `00000000-0000-4000-8000-${String(n).padStart(12, "0")}`;
+export const user = (n: number): string => `0000abcd-0000-4000-8000-${String(n).padStart(12, "0")}`;
 export const org = (n: number): string => `00000000-0000-4000-9000-${String(n).padStart(12, "0")}`;
 
 const sqlOf = (name: string): string => readFileSync(new URL(`../../../sql/${name}`, import.meta.url), "utf8");
@@ -38,7 +38,7 @@ const SCHEMA = `
     {"column": "id", "var": "app.case_ids", "type": "integer_array"},
     {"column": "org_id", "var": "app.org_id", "type": "uuid", "when": "pgvpd_context(''app.org_role'') = ''admin''"}]');
   INSERT INTO cases SELECT n, ('00000000-0000-4000-9000-' || lpad((n % 3)::text, 12, '0'))::uuid,
-    ('00000000-0000-4000-8000-' || lpad((n % 7)::text, 12, '0'))::uuid FROM generate_series(1, 60) AS n;
+    ('0000abcd-0000-4000-8000-' || lpad((n % 7)::text, 12, '0'))::uuid FROM generate_series(1, 60) AS n;
   ${sqlOf("resolvers.sql")}
   GRANT SELECT ON pgvpd.invalidations TO resolver;
   SELECT pgvpd.invalidate_on_change('org_members', 'org', '{user_id}');
