@@ -210,6 +210,27 @@ describe.each(versions)("PostgreSQL %s", (version) => {
     await untilKept(proxy);
   });
 
+  it("after a crash of the server, which ends every connection, logins work again and see what is there then", async () => {
+    const proxy = await proxyOf("");
+    for (const to of [org(0), org(2)]) {
+      await untilKept(proxy);
+      const [backend] = await stage.sql(LISTENERS);
+      process.kill(Number(backend?.["pid"]), "SIGKILL");
+      await expect
+        .poll(
+          () =>
+            move(user(1), to).then(
+              () => true,
+              () => false,
+            ),
+          { timeout: 20_000 },
+        )
+        .toBe(true);
+      await expect.poll(() => orgSeen(proxy).catch(() => "refused"), { timeout: 20_000 }).toBe(to);
+    }
+    await untilKept(proxy);
+  });
+
   describe("on_change = terminate", () => {
     const TERMINATE = 'on_change = "terminate"';
 
