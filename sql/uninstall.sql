@@ -1,7 +1,7 @@
 -- pgvpd: removes the functions of sql/setup.sql, sql/helpers.sql and sql/credentials.sql, and the schema pgvpd when nothing
 -- else is in it. It takes no protection away: policies, row-level security, grants and the role app_user stay. The
 -- functions that policies read the context with go together, and only when nothing in this database uses any of them.
--- pgvpd.tenant_credentials goes when it is empty.
+-- pgvpd.tenant_credentials goes when it is empty. What sql/hardening.sql took from PUBLIC is given back; its roles stay.
 DO $uninstall$
 DECLARE
   previous_path text := pg_catalog.current_setting('search_path');
@@ -9,8 +9,34 @@ DECLARE
   item record;
   users text;
   has_credentials boolean;
+  undo_owner text;
+  has_undo boolean;
 BEGIN
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
+  -- The undo statements run with our rights, so they must not be another role's. What is gone needs no undoing.
+  SELECT pg_get_userbyid(c.relowner) INTO undo_owner FROM pg_class c WHERE c.oid = to_regclass('pgvpd.hardening_undo') AND c.relkind = 'r';
+  IF undo_owner <> current_user AND NOT (SELECT bool_and(r.rolsuper) FROM pg_roles r WHERE r.rolname IN (undo_owner, current_user)) THEN
+    RAISE WARNING 'kept what sql/hardening.sql did: role % installed it', quote_ident(undo_owner) USING HINT = 'Run this file as that role first.';
+  ELSIF undo_owner IS NOT NULL THEN
+    FOR item IN SELECT u.statement FROM ONLY pgvpd.hardening_undo u ORDER BY u.statement LOOP
+      BEGIN
+        EXECUTE format(item.statement, current_database());
+        DELETE FROM ONLY pgvpd.hardening_undo u WHERE u.statement = item.statement;
+      EXCEPTION
+        WHEN undefined_object OR undefined_function OR undefined_table OR invalid_schema_name THEN
+          DELETE FROM ONLY pgvpd.hardening_undo u WHERE u.statement = item.statement;
+        WHEN insufficient_privilege OR dependent_objects_still_exist THEN
+          RAISE WARNING 'could not undo: %: %', format(item.statement, current_database()), SQLERRM;
+      END;
+    END LOOP;
+    SELECT EXISTS (SELECT FROM ONLY pgvpd.hardening_undo) INTO has_undo;
+    IF NOT has_undo THEN
+      DROP TABLE pgvpd.hardening_undo;
+    END IF;
+    RAISE NOTICE 'kept the roles of sql/hardening.sql, pgvpd_login and pgvpd_maintenance: other databases may use them'
+      USING HINT = 'DROP ROLE pgvpd_maintenance, pgvpd_login;';
+  END IF;
 
   SELECT string_agg(DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid), ', ') INTO users
     FROM pg_proc p JOIN pg_depend d ON d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid
