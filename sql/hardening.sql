@@ -151,7 +151,12 @@ BEGIN
 
     IF NOT role.rolsuper AND pg_has_role(login, app, 'USAGE') THEN
       RAISE WARNING 'role % inherits the rights of %, so RESET ROLE takes nothing away', quote_ident(login), quote_ident(app)
-        USING HINT = format('ALTER ROLE %I NOINHERIT; REVOKE %I FROM %I; in PostgreSQL 16 and newer with GRANTED BY the role that granted it. Then run this file again.', login, app, login);
+        USING HINT = CASE WHEN has_options
+          THEN coalesce((SELECT string_agg(format('REVOKE %I FROM %I GRANTED BY %s;', app, login, m.grantor::regrole), ' ')
+                         FROM pg_auth_members m
+                         WHERE m.roleid = to_regrole(quote_ident(app)) AND m.member = role.oid AND (to_jsonb(m) ->> 'inherit_option')::boolean),
+                        'Revoke the membership that leads there.')
+          ELSE format('ALTER ROLE %I NOINHERIT;', login) END;
     END IF;
 
     SELECT string_agg(DISTINCT CASE d.dbid WHEN 0 THEN pg_describe_object(d.classid, d.objid, 0)
@@ -187,7 +192,7 @@ DECLARE
   object record;
   role regrole;
   refused text[];
-  still_open text;
+  still_open text[];
 BEGIN
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
@@ -242,7 +247,7 @@ BEGIN
   ) AS d(step, title, place, pattern, still_for) ORDER BY d.step
   LOOP
     refused := '{}';
-    still_open := NULL;
+    still_open := '{}';
     FOR object IN
       WITH members AS ( -- what belongs to an extension, not PostgreSQL itself
         SELECT d.classid, d.objid FROM pg_depend d JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
@@ -289,21 +294,22 @@ BEGIN
       END LOOP;
 
       -- A grant to the tenants' own roles, or one to PUBLIC that another role made.
-      SELECT concat_ws(', ', still_open, string_agg(format('%s on %s for %I', object.privilege, object.name, r.rolname), ', ')) INTO still_open
+      still_open := still_open || ARRAY(
+        SELECT format('%s on %s for %I', object.privilege, object.name, r.rolname)
         FROM pg_roles r
         WHERE r.rolname IN (app, login) AND NOT r.rolsuper
           AND CASE object.keyword WHEN 'FUNCTION' THEN has_function_privilege(r.oid, object.name, object.privilege)
                                   WHEN 'TABLE' THEN has_table_privilege(r.oid, object.name, object.privilege)
                                   WHEN 'DATABASE' THEN has_database_privilege(r.oid, current_database(), object.privilege)
-                                  ELSE has_schema_privilege(r.oid, object.name, object.privilege) END;
+                                  ELSE has_schema_privilege(r.oid, object.name, object.privilege) END);
     END LOOP;
 
     IF refused <> '{}' THEN
       RAISE WARNING 'role % may not close: %', quote_ident(current_user), door.title
         USING HINT = format('Let an administrator run this file, or: %s;', array_to_string(refused, '; '));
     END IF;
-    IF still_open <> '' THEN
-      RAISE WARNING 'still open: % (%)', door.title, still_open USING HINT = 'Revoke it from that role, or from the role that it is a member of.';
+    IF still_open <> '{}' THEN
+      RAISE WARNING 'still open: % (%)', door.title, array_to_string(still_open, ', ') USING HINT = 'Revoke it from that role, or from the role that it is a member of.';
     END IF;
   END LOOP;
   PERFORM set_config('search_path', previous_path, true);
