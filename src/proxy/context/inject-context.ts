@@ -39,7 +39,8 @@ export async function injectContext(
 ): Promise<void> {
   const hello = seal && (await askHello(upstream, greeting, config, log, signal));
   const context = contextToSet(identity, greeting, config);
-  const needsUtf8 = !isAscii(context) && !isSameEncoding("UTF8", greeting.parameters.get("client_encoding"));
+  const spoken = hello === undefined ? context : [...context, ...identity.context];
+  const needsUtf8 = !isAscii(spoken) && !isSameEncoding("UTF8", greeting.parameters.get("client_encoding"));
   const mustAskRoles = !config.allowUnsafeRoles && !safeRoles.has(identity);
 
   const ours: Statement[] = [];

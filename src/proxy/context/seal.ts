@@ -74,10 +74,15 @@ function currentKey(file: string): SealKey {
   return readSealKeys(file).at(-1) as SealKey;
 }
 
+/** What is signed is joined with `|`, so no part but the last two may hold one, whoever wrote the function. */
 function decodeHello(rows: readonly Row[] | undefined): Hello {
   const [carrier, pid, nonce, now, database] = rows?.[0] ?? [];
-  const isWhole = pid && nonce && now && database && rows?.length === 1;
-  if (!isWhole || (carrier !== "slot" && carrier !== "signed")) {
+  const isWhole =
+    rows?.length === 1 &&
+    /^\d{1,10}$/.test(pid ?? "") &&
+    /^[0-9a-f-]{1,36}$/.test(nonce ?? "") &&
+    /^\d{1,12}$/.test(now ?? "");
+  if (!isWhole || !pid || !nonce || !database || (carrier !== "slot" && carrier !== "signed")) {
     throw new ProxyError("context_failed", { detail: "pgvpd.hello() is not the function of sql/seal.sql" });
   }
   return { carrier, pid, nonce, now: Number(now), database };
