@@ -6,7 +6,7 @@ import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { promisify } from "node:util";
 import { drizzle } from "drizzle-orm/node-postgres";
-import { pgTable, text } from "drizzle-orm/pg-core";
+import { pgTable, text as textColumn } from "drizzle-orm/pg-core";
 import { Client } from "pg";
 import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -29,11 +29,10 @@ const hardeningSql = readFileSync(sqlFile("hardening.sql"), "utf8");
 const run = promisify(execFile);
 
 /** Needed to see what leaks through pg_stat_statements and pg_prepared_xacts; neither is on by default. */
-const settings = { shared_preload_libraries: "pg_stat_statements", max_prepared_transactions: "5" };
+const serverSettings = { shared_preload_libraries: "pg_stat_statements", max_prepared_transactions: "5" };
 
 /** Sessions of the tenants: two of the same role, as the proxy opens them. The second one is somebody else's. */
 interface Sessions {
-  readonly db: TestDatabase;
   readonly attacker: Client;
   readonly victim: Client;
 }
@@ -205,7 +204,7 @@ async function openDoors(db: TestDatabase, user: string, role?: string, within =
     const [attacker, victim] = await Promise.all([connectTo(db, user), connectTo(db, user)]);
     try {
       if (role !== undefined) await Promise.all([attacker, victim].map((client) => client.query(`SET ROLE ${role}`)));
-      if (await attack({ db, attacker, victim })) open.push(name);
+      if (await attack({ attacker, victim })) open.push(name);
     } catch (error) {
       if (!(error instanceof Error && "code" in error && error.code === "42501"))
         throw new Error(name, { cause: error });
@@ -276,7 +275,7 @@ async function createHardenedDatabase(
 describe.each(availableVersions())("PostgreSQL %s", (version) => {
   let started: PostgresServer | undefined;
   beforeAll(async () => {
-    started = await startPostgres({ version, auth: "trust", settings });
+    started = await startPostgres({ version, auth: "trust", settings: serverSettings });
   });
   afterAll(() => started?.stop());
   const server = (): PostgresServer => {
@@ -548,11 +547,8 @@ describe.each(availableVersions())("PostgreSQL %s", (version) => {
         `DROP ROLE IF EXISTS migrator; CREATE ROLE migrator LOGIN; GRANT ${unprivilegedOwner} TO migrator`,
       );
       for (const client of [db.owner, db.admin, await db.connect("migrator")]) {
-        await client.query(
-          `BEGIN; CREATE SCHEMA made; CREATE FUNCTION made.f() RETURNS int LANGUAGE sql AS 'SELECT 1';
-          CREATE PROCEDURE made.p() LANGUAGE sql AS ''; ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO app_user;
-          CREATE TEMPORARY TABLE scratch (n int)`.replace(/CREATE TEMPORARY.*/, ""),
-        );
+        await client.query(`BEGIN; CREATE SCHEMA made; CREATE FUNCTION made.f() RETURNS int LANGUAGE sql AS 'SELECT 1';
+          CREATE PROCEDURE made.p() LANGUAGE sql AS ''; ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO app_user`);
         await client.query("ROLLBACK");
       }
       await db.owner.query("BEGIN; DROP OWNED BY CURRENT_USER CASCADE; ROLLBACK");
@@ -640,7 +636,8 @@ describe.each(availableVersions())("PostgreSQL %s", (version) => {
       await forgetRoles(db);
       await db.owner.query(hardeningSql);
       const statements = advised(db);
-      const closedByOwner = ["temporary tables", "objects in public", "schemas"];
+      // Before 15, schema public does not belong to the owner of the database.
+      const closedByOwner = ["temporary tables", "schemas", ...(Number(version) < 15 ? [] : ["objects in public"])];
       expect(Object.keys(doors).filter((name) => !closedByOwner.includes(name))).toEqual(
         await openDoors(db, "app_user"),
       );
@@ -696,8 +693,6 @@ describe.each(availableVersions())("PostgreSQL %s", (version) => {
   });
 
   describe("what clients do all day goes on", () => {
-    const tables = ["legacy", "notes"].slice(1);
-
     test("pg, postgres.js and Drizzle, and the catalogs that they read", async () => {
       await using db = await createHardenedDatabase(server());
       for (const user of ["app_user", "pgvpd_login"]) {
@@ -705,13 +700,13 @@ describe.each(availableVersions())("PostgreSQL %s", (version) => {
         await client.query(
           "SELECT set_config('app.current_tenant_id', 'acme', false), set_config('role', 'app_user', false)",
         );
-        const notes = pgTable("notes", { tenant: text("tenant_id"), body: text("body") });
+        const notes = pgTable("notes", { tenant: textColumn("tenant_id"), body: textColumn("body") });
         const orm = drizzle(client);
         await orm.insert(notes).values({ tenant: "acme", body: user });
         expect((await orm.select({ body: notes.body }).from(notes)).map(({ body }) => body)).toContain(user);
         expect(
           await column(client, "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public'"),
-        ).toEqual(tables);
+        ).toEqual(["notes"]);
         for (const view of ["columns", "table_constraints", "routines", "role_table_grants", "schemata", "sequences"])
           await client.query(`SELECT * FROM information_schema.${view}`);
         for (const view of [
@@ -727,7 +722,7 @@ describe.each(availableVersions())("PostgreSQL %s", (version) => {
         const sql = postgres(server().url(db.name, user), {
           max: 1,
           onnotice: () => {},
-          connection: { role: "app_user", "app.current_tenant_id": "acme" } as never,
+          connection: { role: "app_user", "app.current_tenant_id": "acme" },
         });
         expect(await sql`SELECT ${[1, 2]}::int[] AS list`).toMatchObject([{ list: [1, 2] }]);
         expect(await sql`SELECT DISTINCT tenant_id FROM notes`).toMatchObject([{ tenant_id: "acme" }]);
