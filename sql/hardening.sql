@@ -15,8 +15,8 @@
 -- statements that bring back what was taken are in pgvpd.hardening_undo, and sql/uninstall.sql runs them. What cannot be
 -- closed (NOTIFY, LOCK TABLE, ALTER ROLE of one's own role, ...) is listed in docs/security.md.
 
--- Where the undo statements are kept. They will be run with the rights of whoever owns the table, so it must not be
--- somebody else's.
+-- Where the undo statements are kept. They are run with the rights of whoever runs sql/uninstall.sql, so nobody else may
+-- own the table, or the schema, in which its owner could put another one in its place.
 DO $preflight$
 DECLARE
   previous_path text := pg_catalog.current_setting('search_path');
@@ -39,27 +39,27 @@ BEGIN
 
   SELECT r.oid, r.rolname, r.rolsuper INTO installer FROM pg_roles r WHERE r.rolname = current_user;
   FOR item IN
-    SELECT o.kind, o.name, r.rolname AS owner
+    SELECT o.kind, o.name, o.note, r.rolname AS owner
     FROM (
-      SELECT 'table', 'pgvpd.hardening_undo', c.relowner FROM pg_class c WHERE c.oid = to_regclass('pgvpd.hardening_undo')
+      SELECT 'schema', 'pgvpd', n.nspowner, format(' GRANT USAGE, CREATE ON SCHEMA pgvpd TO %I;', pg_get_userbyid(n.nspowner))
+      FROM pg_namespace n WHERE n.nspname = 'pgvpd'
       UNION ALL
-      SELECT 'function', 'pgvpd.guard_ddl()', p.proowner FROM pg_proc p WHERE p.oid = to_regprocedure('pgvpd.guard_ddl()')
-    ) AS o(kind, name, owner)
+      SELECT 'table', 'pgvpd.hardening_undo', c.relowner, '' FROM pg_class c WHERE c.oid = to_regclass('pgvpd.hardening_undo')
+      UNION ALL
+      SELECT 'function', 'pgvpd.guard_ddl()', p.proowner, '' FROM pg_proc p WHERE p.oid = to_regprocedure('pgvpd.guard_ddl()')
+    ) AS o(kind, name, owner, note)
     JOIN pg_roles r ON r.oid = o.owner
     WHERE r.oid <> installer.oid AND NOT (r.rolsuper AND installer.rolsuper)
   LOOP
     RAISE EXCEPTION '% % belongs to role %, who could then act with the rights of %', item.kind, item.name, item.owner, installer.rolname
       USING ERRCODE = 'insufficient_privilege',
             HINT = CASE WHEN installer.rolsuper
-                        THEN format('If that role is trusted: ALTER %s %s OWNER TO %I;', upper(item.kind), item.name, installer.rolname)
+                        THEN format('If that role is trusted: ALTER %s %s OWNER TO %I;%s', upper(item.kind), item.name, installer.rolname, item.note)
                         ELSE 'Install as that role, or as a superuser.' END;
   END LOOP;
 
   IF to_regnamespace('pgvpd') IS NULL THEN
     CREATE SCHEMA pgvpd;
-  ELSIF NOT has_schema_privilege('pgvpd', 'CREATE') THEN
-    RAISE EXCEPTION 'role % may not create a table in schema pgvpd, which another role installed', quote_ident(current_user)
-      USING ERRCODE = 'insufficient_privilege', HINT = 'Install as the role that installed it before, or as a superuser.';
   END IF;
   IF NOT has_schema_privilege('public', 'pgvpd', 'USAGE') THEN
     GRANT USAGE ON SCHEMA pgvpd TO PUBLIC; -- as sql/setup.sql does: rights on what is in it are another matter

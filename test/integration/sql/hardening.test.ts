@@ -267,6 +267,7 @@ async function createHardenedDatabase(
   const db = await createInstalledDatabase(server, installer);
   await db.owner.query(`CREATE TABLE notes (tenant_id text NOT NULL, body text);
     INSERT INTO notes VALUES ('acme', 'a1'), ('globex', 'g1'); SELECT pgvpd_protect('notes')`);
+  await db.admin.query(`ALTER SCHEMA pgvpd OWNER TO ${server.superuser}`); // as a hint says where it is another role's
   await db.admin.query(hardeningSql);
   db.takeMessages();
   return db;
@@ -672,10 +673,21 @@ describe.each(availableVersions())("PostgreSQL %s", (version) => {
       await using db = await createInstalledDatabase(server(), "owner");
       await db.owner.query(hardeningSql);
       const before = await rights(db);
-      expect(await failure(db.admin.query(hardeningSql))).toMatchObject({
+      const { code, message, hint } = await failure(db.admin.query(hardeningSql));
+      expect({ code, message }).toEqual({
         code: "42501",
-        message: `table pgvpd.hardening_undo belongs to role ${unprivilegedOwner}, who could then act with the rights of postgres`,
+        message: `schema pgvpd belongs to role ${unprivilegedOwner}, who could then act with the rights of postgres`,
       });
+      expect(hint).toContain(
+        "ALTER SCHEMA pgvpd OWNER TO postgres; GRANT USAGE, CREATE ON SCHEMA pgvpd TO platform_owner;",
+      );
+      await db.admin.query(
+        "ALTER SCHEMA pgvpd OWNER TO postgres; GRANT USAGE, CREATE ON SCHEMA pgvpd TO platform_owner",
+      );
+      expect((await failure(db.admin.query(hardeningSql))).message).toContain(
+        "table pgvpd.hardening_undo belongs to role",
+      );
+      await db.admin.query(`ALTER SCHEMA pgvpd OWNER TO ${unprivilegedOwner}`);
       await db.admin.query(uninstallSql);
       expect(await column(db.admin, "SELECT count(*)::int FROM pgvpd.hardening_undo")).toEqual([1]);
       await db.owner.query(uninstallSql);
