@@ -1,6 +1,7 @@
--- pgvpd: removes the functions of sql/setup.sql, sql/helpers.sql and sql/credentials.sql, and the schema pgvpd when nothing
--- else is in it. It takes no protection away: policies, row-level security, grants and the role app_user stay. The
--- functions that policies read the context with go together, and only when nothing in this database uses any of them.
+-- pgvpd: removes the functions of sql/setup.sql, sql/helpers.sql, sql/seal.sql and sql/credentials.sql, and the schema pgvpd when
+-- nothing else is in it. It takes no protection away: policies, row-level security, grants and the role app_user stay. The
+-- functions that policies read the context with go together, and only when nothing in this database uses any of them; so
+-- do the seal, its keys and, when no other database has the seal, the role pgvpd_owner.
 -- pgvpd.tenant_credentials goes when it is empty. What sql/hardening.sql took from PUBLIC is given back; its roles stay.
 DO $uninstall$
 DECLARE
@@ -42,7 +43,8 @@ BEGIN
     FROM pg_proc p JOIN pg_depend d ON d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid
     WHERE p.pronamespace = to_regnamespace('public') AND p.proname = ANY (readers) AND d.deptype IN ('n', 'a');
   IF users IS NOT NULL THEN
-    RAISE WARNING 'kept the functions that read the context (current_tenant_id, pgvpd_context...), used by: %', users;
+    RAISE WARNING 'kept the functions that read the context (current_tenant_id, pgvpd_context..., schema pgvpd%), used by: %',
+      CASE WHEN to_regclass('pgvpd.context_keys') IS NULL THEN '' ELSE ', the seal and its keys' END, users;
   END IF;
 
   FOR item IN
@@ -55,8 +57,10 @@ BEGIN
     SELECT p.oid::regprocedure
     FROM pg_proc p
     WHERE p.pronamespace = to_regnamespace('pgvpd')
-      AND p.proname IN ('users_of', 'make_way', 'install_reader', 'find_table', 'find_column', 'cast_to', 'role_hazards',
-                        'apply_policy', 'reads_context', 'opens_without_context', 'isolation_gaps', 'acl_condition', 'find_credential')
+      AND (p.proname IN ('users_of', 'make_way', 'install_reader', 'find_table', 'find_column', 'cast_to', 'role_hazards',
+                         'apply_policy', 'reads_context', 'reads_past_seal', 'opens_without_context', 'isolation_gaps', 'acl_condition', 'find_credential')
+           OR p.proname IN ('context_value', 'seal_carrier', 'hello', 'set_context', 'is_authentic', 'session_start', 'sealed_context')
+              AND users IS NULL)
   LOOP
     BEGIN
       EXECUTE format('DROP ROUTINE %s', item.signature);
@@ -78,11 +82,34 @@ BEGIN
     END;
   END IF;
 
-  IF to_regnamespace('pgvpd') IS NOT NULL THEN
+  IF users IS NULL AND to_regclass('pgvpd.context_keys') IS NOT NULL THEN
+    BEGIN
+      DROP TABLE pgvpd.context_keys;
+    EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
+      RAISE WARNING 'kept table pgvpd.context_keys: %', SQLERRM;
+    END;
+  END IF;
+
+  IF users IS NULL AND to_regnamespace('pgvpd') IS NOT NULL THEN
     BEGIN
       DROP SCHEMA pgvpd;
     EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
       RAISE WARNING 'kept schema pgvpd: %', SQLERRM;
+    END;
+  END IF;
+
+  -- All or nothing: a role that another database needs keeps its rights.
+  IF users IS NULL AND EXISTS (SELECT FROM pg_roles WHERE rolname = 'pgvpd_owner') THEN
+    BEGIN
+      IF to_regnamespace('pgvpd') IS NOT NULL THEN
+        REVOKE ALL ON SCHEMA pgvpd FROM pgvpd_owner;
+      END IF;
+      IF current_setting('server_version_num')::integer >= 150000 THEN
+        EXECUTE 'REVOKE SET ON PARAMETER session_preload_libraries FROM pgvpd_owner';
+      END IF;
+      DROP ROLE pgvpd_owner;
+    EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
+      RAISE NOTICE 'kept role pgvpd_owner: %', SQLERRM;
     END;
   END IF;
   RAISE NOTICE 'kept what protects data: policies, row-level security, grants and the role app_user';

@@ -128,6 +128,6 @@ export async function setContext(client: Client, { kid, context, expires, mac }:
 }
 
 /** Does what pgvpd does at a login, on a session of the test's own. */
-export async function enter(client: Client, key: SealKey, tenant: string): Promise<void> {
-  await setContext(client, sealFor(await hello(client), key, tenant));
+export async function enter(client: Client, key: SealKey, tenant: string, covered: Covered = {}): Promise<void> {
+  await setContext(client, sealFor(await hello(client), key, tenant, covered));
 }
