@@ -20,12 +20,14 @@
 DO $preflight$
 DECLARE
   previous_path text := pg_catalog.current_setting('search_path');
-  app text := coalesce(nullif(pg_catalog.current_setting('pgvpd.app_role', true), ''), 'app_user');
-  login text := coalesce(nullif(pg_catalog.current_setting('pgvpd.login_role', true), ''), 'pgvpd_login');
+  app text;
+  login text;
   installer record;
   item record;
 BEGIN
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  app := coalesce(nullif(current_setting('pgvpd.app_role', true), ''), 'app_user');
+  login := coalesce(nullif(current_setting('pgvpd.login_role', true), ''), 'pgvpd_login');
   IF current_setting('server_version_num')::integer < 140000 THEN
     RAISE EXCEPTION 'pgvpd needs PostgreSQL 14 or newer; this server is %', current_setting('server_version')
       USING ERRCODE = 'feature_not_supported';
@@ -69,7 +71,14 @@ BEGIN
     CREATE TABLE pgvpd.hardening_undo (statement text PRIMARY KEY);
     COMMENT ON TABLE pgvpd.hardening_undo IS 'pgvpd: what brings back the rights that sql/hardening.sql took; sql/uninstall.sql runs it';
     COMMENT ON COLUMN pgvpd.hardening_undo.statement IS 'for format(), with the name of the database as its argument: the table may be restored in another one';
+    -- Default privileges may have given others the right to write what will be run here.
     REVOKE ALL ON pgvpd.hardening_undo FROM PUBLIC;
+    FOR item IN
+      SELECT DISTINCT a.grantee::regrole AS role FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
+      WHERE c.oid = 'pgvpd.hardening_undo'::regclass AND a.grantee <> c.relowner
+    LOOP
+      EXECUTE format('REVOKE ALL ON pgvpd.hardening_undo FROM %s', item.role);
+    END LOOP;
     -- pg_dump reads every table. There is nothing secret in this one.
     EXECUTE format('GRANT SELECT ON pgvpd.hardening_undo TO %s',
                    (SELECT d.datdba::regrole FROM pg_database d WHERE d.datname = current_database()));
@@ -92,17 +101,20 @@ $preflight$;
 DO $roles$
 DECLARE
   previous_path text := pg_catalog.current_setting('search_path');
-  app text := coalesce(nullif(pg_catalog.current_setting('pgvpd.app_role', true), ''), 'app_user');
-  login text := coalesce(nullif(pg_catalog.current_setting('pgvpd.login_role', true), ''), 'pgvpd_login');
+  app text;
+  login text;
   -- From 16 on the options stand in the grant; before, they are the member's own.
-  has_options boolean := pg_catalog.current_setting('server_version_num')::integer OPERATOR(pg_catalog.>=) 160000;
+  has_options boolean;
   refused text[] := '{}';
   statement text;
   role record;
   found_text text;
 BEGIN
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  app := coalesce(nullif(current_setting('pgvpd.app_role', true), ''), 'app_user');
+  login := coalesce(nullif(current_setting('pgvpd.login_role', true), ''), 'pgvpd_login');
 
+  has_options := current_setting('server_version_num')::integer >= 160000;
   FOREACH statement IN ARRAY array_remove(ARRAY[
     CASE WHEN to_regrole(quote_ident(login)) IS NULL
       THEN format('CREATE ROLE %I LOGIN NOINHERIT NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE NOREPLICATION', login) END,
@@ -186,8 +198,8 @@ $roles$;
 DO $doors$
 DECLARE
   previous_path text := pg_catalog.current_setting('search_path');
-  app text := coalesce(nullif(pg_catalog.current_setting('pgvpd.app_role', true), ''), 'app_user');
-  login text := coalesce(nullif(pg_catalog.current_setting('pgvpd.login_role', true), ''), 'pgvpd_login');
+  app text;
+  login text;
   door record;
   object record;
   role regrole;
@@ -195,6 +207,8 @@ DECLARE
   still_open text[];
 BEGIN
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  app := coalesce(nullif(current_setting('pgvpd.app_role', true), ''), 'app_user');
+  login := coalesce(nullif(current_setting('pgvpd.login_role', true), ''), 'pgvpd_login');
 
   FOR door IN SELECT * FROM (VALUES
     -- What leaks: a tenant ends the queries and sessions of all others.
@@ -331,16 +345,19 @@ $doors$;
 DO $guard$
 DECLARE
   previous_path text := pg_catalog.current_setting('search_path');
-  logins text[] := ARRAY[coalesce(nullif(pg_catalog.current_setting('pgvpd.app_role', true), ''), 'app_user'),
-                         coalesce(nullif(pg_catalog.current_setting('pgvpd.login_role', true), ''), 'pgvpd_login')];
+  app text;
+  login text;
+  logins text[];
 BEGIN
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  app := coalesce(nullif(current_setting('pgvpd.app_role', true), ''), 'app_user');
+  login := coalesce(nullif(current_setting('pgvpd.login_role', true), ''), 'pgvpd_login');
 
   -- The roles stand in a setting of the function, which beats the session's own: a table would be read with the rights of
   -- whoever runs DDL, by a superuser too, and might be another one by then.
   SELECT array_agg(DISTINCT u.login ORDER BY u.login) INTO logins
     FROM (
-      SELECT unnest(logins)
+      SELECT unnest(ARRAY[app, login])
       UNION ALL
       SELECT unnest(substr(c.setting, strpos(c.setting, '=') + 1)::text[])
       FROM pg_proc p CROSS JOIN LATERAL unnest(p.proconfig) AS c(setting)
@@ -383,12 +400,14 @@ $guard$;
 DO $rest$
 DECLARE
   previous_path text := pg_catalog.current_setting('search_path');
-  app text := coalesce(nullif(pg_catalog.current_setting('pgvpd.app_role', true), ''), 'app_user');
-  login text := coalesce(nullif(pg_catalog.current_setting('pgvpd.login_role', true), ''), 'pgvpd_login');
+  app text;
+  login text;
   objects bigint;
   databases text;
 BEGIN
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  app := coalesce(nullif(current_setting('pgvpd.app_role', true), ''), 'app_user');
+  login := coalesce(nullif(current_setting('pgvpd.login_role', true), ''), 'pgvpd_login');
 
   SELECT count(*) INTO objects
     FROM pg_largeobject_metadata m JOIN pg_roles r ON r.oid = m.lomowner WHERE r.rolname IN (app, login);

@@ -669,6 +669,17 @@ describe.each(availableVersions())("PostgreSQL %s", (version) => {
       }
     });
 
+    test("nobody else can write what uninstall.sql runs, whatever default privileges say", async () => {
+      await using db = await createInstalledDatabase(server(), "superuser");
+      await db.admin.query("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO app_user, PUBLIC");
+      await db.owner.query(hardeningSql);
+      const plant = "INSERT INTO pgvpd.hardening_undo VALUES ('ALTER ROLE app_user SUPERUSER')";
+      expect((await failure(db.as("acme", (session) => session.query(plant)))).code).toBe("42501");
+      expect(
+        await column(db.admin, "SELECT has_table_privilege('app_user', 'pgvpd.hardening_undo', 'SELECT')"),
+      ).toEqual([false]);
+    });
+
     test("what one role installed another does not go on with, and does not undo", async () => {
       await using db = await createInstalledDatabase(server(), "owner");
       await db.owner.query(hardeningSql);
