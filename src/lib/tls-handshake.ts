@@ -30,7 +30,7 @@ export function awaitHandshake(
       socket.destroy();
       reject(error);
     };
-    const onGone = (): void => onError(new Error("the connection was closed during the TLS handshake"));
+    const onGone = (): void => onError(new Error("the connection was closed"));
     const onAbort = (): void => onError(signal.reason as Error);
 
     // Where no tls.Server has accepted the connection, errors after the handshake come by this event alone, and the

@@ -48,7 +48,7 @@ export function certificateFolder(): { readonly folder: string } & Disposable {
   return { folder, [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true }) };
 }
 
-/** A certificate that signs itself and others, by default `ca.crt`. */
+/** A certificate that signs itself and others, by default `ca.crt`. A server may show it as its own: self-signed. */
 export function makeAuthority(folder: string, options: AuthorityOptions = {}): Authority {
   const { commonName = "authority of the tests", key: keyKind = "ecdsa", digest = "sha256", file = "ca" } = options;
   const { publicKey, privateKey } = generateKey(keyKind);
@@ -56,7 +56,8 @@ export function makeAuthority(folder: string, options: AuthorityOptions = {}): A
   const signer: Signer = { folder, name, key: privateKey, keyKind, digest };
   const extensions = [
     extension(OID.basicConstraints, sequence(der(BOOLEAN, Buffer.of(0xff))), true),
-    extension(OID.keyUsage, der(BIT_STRING, Buffer.of(1, 0x06)), true), // keyCertSign, cRLSign
+    extension(OID.keyUsage, der(BIT_STRING, Buffer.of(1, 0x86)), true), // digitalSignature, keyCertSign, cRLSign
+    ...alternativeNames(options.names ?? []),
   ];
   return {
     ...signer,
@@ -119,8 +120,7 @@ function issue(
   options: CertificateOptions & Required<Pick<CertificateOptions, "commonName" | "names" | "file">>,
 ): CertificateFiles {
   const { commonName, names, file, key: keyKind = "ecdsa", days = 2 } = options;
-  const extensions = [extension(OID.extendedKeyUsage, sequence(oid(usage)))];
-  if (names.length > 0) extensions.push(extension(OID.subjectAltName, sequence(...names.map(alternativeName))));
+  const extensions = [extension(OID.extendedKeyUsage, sequence(oid(usage))), ...alternativeNames(names)];
   const subject = commonName === "" ? sequence() : distinguishedName(commonName);
   return writeCertificate(authority, file, subject, generateKey(keyKind), extensions, days);
 }
@@ -269,6 +269,10 @@ function time(milliseconds: number): Buffer {
 function extension(identifier: string, value: Buffer, isCritical = false): Buffer {
   const critical = isCritical ? [der(BOOLEAN, Buffer.of(0xff))] : [];
   return sequence(oid(identifier), ...critical, der(OCTET_STRING, value));
+}
+
+function alternativeNames(names: readonly string[]): Buffer[] {
+  return names.length === 0 ? [] : [extension(OID.subjectAltName, sequence(...names.map(alternativeName)))];
 }
 
 function alternativeName(name: string): Buffer {

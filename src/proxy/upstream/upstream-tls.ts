@@ -60,8 +60,11 @@ export class UpstreamTls {
       signal.throwIfAborted();
       if (cause instanceof ProxyError) throw cause;
       const isDirect = this.#config.upstreamTlsNegotiation === "direct";
-      const known = EXPLANATIONS[(cause as NodeJS.ErrnoException).code ?? ""];
-      throw refusal(known ?? (isDirect ? NOT_DIRECT : "the TLS handshake failed"), cause);
+      const { code, message } = cause as NodeJS.ErrnoException;
+      throw refusal(
+        EXPLANATIONS[code ?? ""] ?? (isDirect ? NOT_DIRECT : `the handshake failed (${code ?? message})`),
+        cause,
+      );
     }
   }
 
