@@ -2,7 +2,8 @@
  * psql with any connection string, under Debian's libpq or under the newest one, which npm's PostgreSQL brings: what a
  * libpq does over TLS differs from version to version.
  */
-import { spawn } from "node:child_process";
+import { spawn, type ChildProcessWithoutNullStreams } from "node:child_process";
+import { once } from "node:events";
 import { existsSync } from "node:fs";
 import path from "node:path";
 
@@ -20,26 +21,35 @@ export interface Libpq {
 
 /** Those that are here: Debian's first. */
 export const libpqs: readonly Libpq[] = [
-  { name: "Debian's libpq", major: undefined, env: {} },
+  { name: "Debian libpq", major: undefined, env: {} },
   ...(existsSync(path.join(npmLibraries, "libpq.so.5.18"))
     ? [{ name: "libpq 18", major: 18, env: { LD_LIBRARY_PATH: npmLibraries } }]
     : []),
 ];
 
-/** Runs one statement; the rows as plain text, or what psql says of its failure. */
-export async function runPsql(
+/** Starts psql with one statement; its rows will be plain text. */
+export function startPsql(
   psql: string,
   libpq: Libpq,
   connection: Readonly<Record<string, string | number>>,
   sql: string,
-): Promise<string> {
+): ChildProcessWithoutNullStreams {
   const quote = (value: string | number): string => `'${String(value).replace(/['\\]/g, "\\$&")}'`;
   const conninfo = Object.entries(connection).map(([name, value]) => `${name}=${quote(value)}`);
-  const child = spawn(psql, ["-X", "-A", "-t", "-q", "-c", sql, conninfo.join(" ")], {
+  return spawn(psql, ["-X", "-A", "-t", "-q", "-c", sql, conninfo.join(" ")], {
     env: { ...libpq.env, HOME: "/nonexistent" },
   });
+}
+
+/** What it says until it ends: the rows, or what is wrong. */
+export async function outputOf(child: ChildProcessWithoutNullStreams): Promise<string> {
   let output = "";
   for (const stream of [child.stdout, child.stderr]) stream.on("data", (chunk) => (output += String(chunk)));
-  await new Promise((resolve) => child.once("close", resolve));
+  await once(child, "close");
   return output.trim();
+}
+
+/** Both. */
+export function runPsql(...what: Parameters<typeof startPsql>): Promise<string> {
+  return outputOf(startPsql(...what));
 }

@@ -2,18 +2,17 @@
  * Real clients over TLS: psql with an old and a new libpq, pg, postgres.js and a socket of Node's own, on both ports, with
  * and without certificates; and cancels in both ways. The upstream leg is plain here.
  */
-import { once } from "node:events";
 import { readFileSync } from "node:fs";
-import { connect as connectTcp, type Socket } from "node:net";
 import { connect, type ConnectionOptions } from "node:tls";
 import { Client } from "pg";
 import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { createProxy, type SettingValues } from "../../../src/index.ts";
-import { cancelRequest, int32, startupMessage, SSL_REQUEST } from "../../support/bytes.ts";
+import { client as frontend, startupMessage } from "../../support/bytes.ts";
 import { makeAuthority, makeClientCertificate, makeServerCertificate } from "../../support/certificates.ts";
 import { describeWithTools } from "../../support/describe-with-tools.ts";
-import { libpqs, runPsql } from "../../support/psql.ts";
+import { libpqs, outputOf, runPsql, startPsql } from "../../support/psql.ts";
+import { RawClient, sendCancel } from "../../support/raw-client.ts";
 import { untilRunning } from "../../support/server-side.ts";
 import { errorOf, PASSWORD } from "../../support/tenant-fixture.ts";
 import { startTlsFixture, type TlsFixture } from "../../support/tls-fixture.ts";
@@ -102,6 +101,13 @@ describeWithTools(["psql"], "psql", (psql = "") => {
         /FATAL: {2}certificate authentication failed for user "app_user.globex"/,
       );
       expect(await run({ port: verified })).toMatch(/FATAL: {2}connection requires a valid client certificate/);
+    });
+
+    it("cancels its query by Ctrl-C", async () => {
+      const child = startPsql(psql, libpq, connection(), `SELECT pg_sleep(60), 'Ctrl-C with ${libpq.name}'`);
+      await untilRunning(fixture, `Ctrl-C with ${libpq.name}`);
+      child.kill("SIGINT");
+      expect(await outputOf(child)).toMatch(/canceling statement due to user request/);
     });
 
     it("hears of a wrong password, and of a user name without a tenant", async () => {
@@ -196,36 +202,21 @@ describe("a socket that begins with TLS", () => {
 });
 
 describe("a CancelRequest, where TLS is required", () => {
-  const inPlainText = (socket: Socket): Promise<Socket> => Promise.resolve(socket);
-  const overTls = async (socket: Socket): Promise<Socket> => {
-    socket.write(SSL_REQUEST);
-    await once(socket, "data");
-    const encrypted = connect({ socket, ca: fixture.ca, servername: "localhost" });
-    await once(encrypted, "secureConnect");
-    return encrypted;
-  };
-
   it.each([
-    ["in plain text", inPlainText],
-    ["over TLS", overTls],
-  ])("%s ends the query with 57014", async (name, encrypt) => {
-    const { port: required } = await startProxy({ client_tls_sslmode: "require" });
-    const client = await fixture.connect("app_user.acme", {
-      host: "localhost",
-      port: required,
-      ssl: { ca: fixture.ca },
-    });
-    const { processID, secretKey } = client as unknown as { processID: number; secretKey: number };
-    const failed = errorOf(client.query(`SELECT pg_sleep(60), '${name}'`));
+    ["in plain text", false],
+    ["over TLS", true],
+  ])("%s ends the query with 57014", async (name, isEncrypted) => {
+    const place = { host: "localhost", port: (await startProxy({ client_tls_sslmode: "require" })).port };
+    const tls = { ca: fixture.ca, servername: "localhost" };
+    const login = { user: "app_user.acme", password: PASSWORD, parameters: { database: "postgres" } };
+    using client = await RawClient.logIn({ ...place, tls }, login);
+    client.send(frontend.query(`SELECT pg_sleep(60), '${name}'`));
     await untilRunning(fixture, name);
-
-    const canceller = await encrypt(connectTcp(required, "127.0.0.1"));
-    const closed = once(canceller, "close");
-    canceller.write(cancelRequest(processID, int32(secretKey)));
-    canceller.resume();
-    expect((await failed).code).toBe("57014");
-    await closed;
-    expect((await client.query("SELECT 1 AS one")).rows).toEqual([{ one: 1 }]);
+    const key = client.key ?? { processId: 0, secret: Buffer.alloc(0) };
+    expect(await sendCancel(isEncrypted ? { ...place, tls } : place, key)).toHaveLength(0);
+    await client.readUntil("Z");
+    expect(client.error["C"]).toBe("57014");
+    expect((await client.query("SELECT 1")).at(-1)?.type).toBe("Z");
   });
 });
 
