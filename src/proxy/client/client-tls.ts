@@ -62,7 +62,9 @@ export class ClientTls {
       await awaitHandshake(socket, "secure", signal);
     } catch (cause) {
       signal.throwIfAborted();
-      throw new ProxyError("tls_handshake", { detail: (cause as Error).message });
+      // OpenSSL's errors have a reason, which says it without addresses and file names.
+      const { reason, message } = cause as Error & { reason?: string };
+      throw new ProxyError("tls_handshake", { detail: reason ?? message });
     }
     if (isDirect && socket.alpnProtocol !== ALPN) {
       socket.destroy();
