@@ -40,13 +40,19 @@ export const catalogue = {
     "28000",
     "client",
     "connection requires TLS",
-    "Connect with sslmode=require or higher: the setting client_tls_sslmode demands it.",
+    "Connect with sslmode=require or higher: client_tls_sslmode demands it, and tls_port does.",
   ),
   client_certificate: fatal(
     "28000",
     "client",
     "connection requires a valid client certificate",
-    "The setting client_tls_ca_file says who signs them.",
+    "client_tls_sslmode demands one, signed by an authority in client_tls_ca_file.",
+  ),
+  certificate_name: fatal(
+    "28000",
+    "tenant",
+    'certificate authentication failed for user "{user}"',
+    "client_tls_sslmode is verify-full: the certificate's common name, or an alternative name, must be the {what}.",
   ),
 
   // The StartupMessage, as an identity.

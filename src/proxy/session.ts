@@ -88,7 +88,7 @@ export class Session {
 
     const { opening, client, tls, certificate } = await negotiate(
       read(this.#socket),
-      this.#isTlsPort,
+      { isTlsPort: this.#isTlsPort, isUnixSocket: this.#address === undefined },
       { ...this.#proxy, read },
       signal,
     );
