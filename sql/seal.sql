@@ -239,23 +239,32 @@ BEGIN
       SET search_path = pg_catalog, pg_temp
       AS $$
       DECLARE
-        parts text[] := regexp_match(current_setting('pgvpd.sealed', true), '^([0-9]{1,9})[|]([0-9]{1,18})[|]([0-9a-f]{64})[|](.+)$');
+        sealed text := current_setting('pgvpd.sealed', true);
+        kid text := split_part(sealed, '|', 1);
+        expires text := split_part(sealed, '|', 2);
+        mac text := split_part(sealed, '|', 3);
+        context text := substr(sealed, length(kid) + length(expires) + length(mac) + 4);
       BEGIN
-        IF parts IS NULL OR NOT pgvpd.is_authentic(parts[1]::integer,
-             concat_ws('|', 'pgvpd1s', pg_backend_pid(), pgvpd.session_start(), parts[2], current_database(), parts[4]),
-             decode(parts[3], 'hex')) THEN
+        -- By hand: a regular expression takes ten times as long as all the rest.
+        IF coalesce(context, '') = '' OR length(kid) NOT BETWEEN 1 AND 9 OR length(expires) NOT BETWEEN 1 AND 18 OR length(mac) <> 64
+           OR translate(kid || expires, '0123456789', '') <> '' OR translate(mac, '0123456789abcdef', '') <> '' THEN
+          RETURN NULL;
+        END IF;
+        IF NOT pgvpd.is_authentic(kid::integer,
+             concat_ws('|', 'pgvpd1s', pg_backend_pid(), pgvpd.session_start(), expires, current_database(), context),
+             decode(mac, 'hex')) THEN
           -- Rows that stay away without a word would be taken for an answer.
-          IF EXISTS (SELECT FROM pgvpd.context_keys k WHERE k.kid = parts[1]::integer AND NOT k.active) THEN
+          IF EXISTS (SELECT FROM pgvpd.context_keys k WHERE k.kid = sealed_context.kid::integer AND NOT k.active) THEN
             RAISE EXCEPTION 'pgvpd: the key that sealed the context of this session has been retired'
               USING ERRCODE = 'invalid_authorization_specification', HINT = 'Connect again.';
           END IF;
           RETURN NULL;
         END IF;
-        IF parts[2]::bigint < extract(epoch FROM clock_timestamp()) THEN
+        IF expires::bigint < extract(epoch FROM clock_timestamp()) THEN
           RAISE EXCEPTION 'pgvpd: the context of this session has expired'
             USING ERRCODE = 'invalid_authorization_specification', HINT = 'Connect again.';
         END IF;
-        RETURN parts[4];
+        RETURN context;
       END
       $$
     $create$;
