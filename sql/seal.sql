@@ -240,21 +240,21 @@ BEGIN
       AS $$
       DECLARE
         sealed text := current_setting('pgvpd.sealed', true);
-        kid text := split_part(sealed, '|', 1);
+        key text := split_part(sealed, '|', 1);
         expires text := split_part(sealed, '|', 2);
         mac text := split_part(sealed, '|', 3);
-        context text := substr(sealed, length(kid) + length(expires) + length(mac) + 4);
+        context text := substr(sealed, length(key) + length(expires) + length(mac) + 4);
       BEGIN
         -- By hand: a regular expression takes ten times as long as all the rest.
-        IF coalesce(context, '') = '' OR length(kid) NOT BETWEEN 1 AND 9 OR length(expires) NOT BETWEEN 1 AND 18 OR length(mac) <> 64
-           OR translate(kid || expires, '0123456789', '') <> '' OR translate(mac, '0123456789abcdef', '') <> '' THEN
+        IF coalesce(context, '') = '' OR length(key) NOT BETWEEN 1 AND 9 OR length(expires) NOT BETWEEN 1 AND 18 OR length(mac) <> 64
+           OR translate(key || expires, '0123456789', '') <> '' OR translate(mac, '0123456789abcdef', '') <> '' THEN
           RETURN NULL;
         END IF;
-        IF NOT pgvpd.is_authentic(kid::integer,
+        IF NOT pgvpd.is_authentic(key::integer,
              concat_ws('|', 'pgvpd1s', pg_backend_pid(), pgvpd.session_start(), expires, current_database(), context),
              decode(mac, 'hex')) THEN
           -- Rows that stay away without a word would be taken for an answer.
-          IF EXISTS (SELECT FROM pgvpd.context_keys k WHERE k.kid = sealed_context.kid::integer AND NOT k.active) THEN
+          IF EXISTS (SELECT FROM pgvpd.context_keys k WHERE k.kid = key::integer AND NOT k.active) THEN
             RAISE EXCEPTION 'pgvpd: the key that sealed the context of this session has been retired'
               USING ERRCODE = 'invalid_authorization_specification', HINT = 'Connect again.';
           END IF;
