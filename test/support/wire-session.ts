@@ -14,6 +14,7 @@ import { Credentials } from "../../src/proxy/auth/credentials.ts";
 import type { CredentialsFile } from "../../src/proxy/auth/credentials-file.ts";
 import { LoginThrottle } from "../../src/proxy/auth/login-throttle.ts";
 import type { ClientTls } from "../../src/proxy/client/client-tls.ts";
+import type { Seal } from "../../src/proxy/context/seal.ts";
 import { SafeRoles } from "../../src/proxy/context/role-safety.ts";
 import type { ProxyServices } from "../../src/proxy/services.ts";
 import { Session } from "../../src/proxy/session.ts";
@@ -40,6 +41,8 @@ export interface WireOptions {
   readonly clientTls?: ClientTls;
   /** What `credentials_file` holds. */
   readonly credentials?: CredentialsFile;
+  /** What context_key_file holds; not given: nothing is sealed. */
+  readonly seal?: Seal;
   /** CancelRequests a second, and at once. */
   readonly cancelRate?: readonly [number, number];
 }
@@ -100,7 +103,7 @@ export class Wire {
       cancelKeys: createCancelKeys(),
       cancelRate: new TokenBucket(this.clock, perSecond, burst),
       safeRoles: new SafeRoles(this.clock),
-      seal: undefined,
+      seal: options.seal,
       metrics: new Metrics(),
       directRead: false,
     };
