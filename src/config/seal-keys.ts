@@ -86,6 +86,17 @@ function replaceFile(path: string, text: string): void {
   renameSync(next, target);
 }
 
+/** A superuser keeps the statement with the keys out of the server's log, where a failed one would stand in any case. */
+const UNLOGGED = `DO $$ BEGIN
+  IF pg_catalog.current_setting('is_superuser') = 'on' THEN
+    SET LOCAL log_statement = 'none';
+    SET LOCAL log_min_duration_statement = -1;
+    SET LOCAL log_min_duration_sample = -1;
+    SET LOCAL log_transaction_sample_rate = 0;
+    SET LOCAL log_min_error_statement = 'panic';
+  END IF;
+END $$;`;
+
 /**
  * SQL by which the database of sql/seal.sql accepts these keys and no others.
  * Numbers and hexadecimal digits only: there is nothing to quote.
@@ -95,6 +106,7 @@ export function renderKeyInstallation(keys: readonly SealKey[]): string {
   const kids = keys.map(({ kid }) => kid).join(", ");
   return [
     "BEGIN;",
+    UNLOGGED,
     "INSERT INTO pgvpd.context_keys (kid, ipad, opad) VALUES",
     rows.join(",\n"),
     "ON CONFLICT (kid) DO UPDATE SET ipad = excluded.ipad, opad = excluded.opad, active = true;",

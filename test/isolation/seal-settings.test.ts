@@ -4,9 +4,13 @@
  * changed the role's settings. Where the context cannot be sealed, no session sees a row that it should not.
  */
 import { randomBytes } from "node:crypto";
-import { writeFileSync } from "node:fs";
+import { execFile } from "node:child_process";
+import { readFileSync, writeFileSync } from "node:fs";
+import { promisify } from "node:util";
 import type { Client } from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { renderKeyInstallation, type SealKey } from "../../src/config/seal-keys.ts";
+import { describeWithTools } from "../support/describe-with-tools.ts";
 import { availableVersions } from "../support/postgres.ts";
 import { startProxyProcess } from "../support/proxy-process.ts";
 import { RawClient } from "../support/raw-client.ts";
@@ -201,5 +205,27 @@ describe.each(versions)("PostgreSQL %s", (version) => {
       expect(await rowsOf(await connect(which, "twin"))).toEqual(["a1", "a2"]);
       expect(await rowsOf(await connect(which, carrier))).toEqual(["a1", "a2"]);
     }
+  });
+});
+
+describeWithTools(["psql"], "pgvpd key install | psql", (psql = "") => {
+  it("leaves no key in the log of a server that logs every statement, not even when it fails", async () => {
+    const settings = { log_statement: "all", log_min_duration_statement: "0", log_min_error_statement: "debug5" };
+    await using fixture = await startSealFixture({ version: "18", settings: { ...settings, log_duration: "on" } });
+    const key: SealKey = { kid: 5, bytes: randomBytes(32) };
+    for (const database of ["slot", "plain"]) {
+      const installing = promisify(execFile)(psql, ["-X", "-q", fixture.server.url(database)]);
+      installing.child.stdin?.end(renderKeyInstallation([fixture.key, key]));
+      const { stdout, stderr } = await installing;
+      expect(stdout).toBe("");
+      if (database === "plain") expect(stderr).toContain('relation "pgvpd.context_keys" does not exist');
+    }
+    expect(
+      await fixture.asSuperuser("SELECT kid FROM pgvpd.context_keys WHERE active ORDER BY 1", "slot"),
+    ).toHaveLength(2);
+    const log = readFileSync(fixture.server.logFile, "utf8");
+    expect(log).toContain("DO $$ BEGIN"); // it does log statements
+    const secret = Buffer.from(key.bytes.map((byte) => byte ^ 0x36)).toString("hex");
+    expect(log).not.toContain(secret.slice(0, 16));
   });
 });
