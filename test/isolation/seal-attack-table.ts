@@ -384,7 +384,7 @@ const reachingForTheKey: readonly Attack[] = [
   },
 ];
 
-/** `evil` is a schema of the tenants' own. */
+/** `evil` is a schema of the tenants' own, which they let everybody use: also the owner of the seal. */
 const inFront = (sql: string): Attack => ({
   name: `in front of PostgreSQL's own: ${sql}`,
   sql: [
@@ -598,7 +598,7 @@ export const ATTACK_SCHEMA = `
   GRANT SELECT, INSERT, UPDATE, DELETE ON notes, cases TO worker;
   GRANT USAGE ON SCHEMA public TO worker;
   CREATE SCHEMA evil AUTHORIZATION app_user;
-  GRANT ALL ON SCHEMA evil TO worker;
+  GRANT ALL ON SCHEMA evil TO PUBLIC;
   ANALYZE notes, cases;
 `;
 

@@ -17,7 +17,7 @@ const RESTORE = `
   INSERT INTO notes (tenant_id, body) VALUES ('acme', 'a1'), ('acme', 'a2'), ('globex', 'g1'), ('globex', 'g2'), ('globex', 'g3');
   DROP SCHEMA evil CASCADE;
   CREATE SCHEMA evil AUTHORIZATION app_user;
-  GRANT ALL ON SCHEMA evil TO worker;
+  GRANT ALL ON SCHEMA evil TO PUBLIC;
   ALTER ROLE app_user RESET ALL;
 `;
 
