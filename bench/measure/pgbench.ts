@@ -15,6 +15,8 @@ export interface PgbenchRun {
   readonly mode: QueryMode;
   /** How long to run, or how many transactions each client makes. */
   readonly length: { readonly seconds: number } | { readonly transactions: number };
+  /** A file with the transaction, in place of pgbench's own SELECT. */
+  readonly script?: string;
   /** A new connection for each transaction. */
   readonly reconnects?: boolean;
   /** Run pgbench itself on this core only. */
@@ -33,7 +35,8 @@ export async function pgbench(workbench: Workbench, target: Target, run: Pgbench
   const threads = Math.min(run.clients, cpus().length, 4);
   const limit = "seconds" in run.length ? run.length.seconds : 0;
   const address = ["-h", target.host, "-p", String(target.port), "-U", target.user];
-  const load = ["-S", "-n", "-M", run.mode, "-c", String(run.clients), "-j", String(threads)];
+  const transaction = run.script === undefined ? ["-S"] : ["-f", run.script];
+  const load = [...transaction, "-n", "-M", run.mode, "-c", String(run.clients), "-j", String(threads)];
   const length = "seconds" in run.length ? ["-T", String(run.length.seconds)] : ["-t", String(run.length.transactions)];
   const args = [...address, ...load, ...length, ...(run.reconnects === true ? ["-C"] : []), target.database];
   const [command, ...rest] =

@@ -7,7 +7,8 @@ import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { freePort } from "../measure/workbench.ts";
-import type { Peer, Upstream } from "../peer.ts";
+import type { Peer, SealKind, Upstream } from "../peer.ts";
+import { sealScenarioNames } from "../scenarios/seal.ts";
 import { startChild } from "./start-child.ts";
 
 const built = fileURLToPath(new URL("../../dist/main.js", import.meta.url));
@@ -18,8 +19,8 @@ interface PgvpdVariant {
   /** A main.js, which this Node runs, or an executable. */
   readonly program: string | undefined;
   readonly whyMissing: string;
-  /** Lines that the variant adds to the configuration. */
-  readonly settings?: Readonly<Record<string, string>>;
+  /** The database that the variant uses, and what it does with the context there. */
+  readonly seal?: SealKind;
 }
 
 export const pgvpd = pgvpdPeer({ name: "pgvpd", program: built, whyMissing: "not built: npm run build" });
@@ -30,10 +31,16 @@ export const pgvpdOther = pgvpdPeer({
   whyMissing: "PGVPD_BENCH_OTHER does not name another build's dist/main.js or executable",
 });
 
+/** The same program with the context in a variable and sealed, each in a database of its own. */
+export const sealVariants: readonly Peer[] = (["unsealed", "slot", "signed"] as const).map((seal) =>
+  pgvpdPeer({ name: `pgvpd-${seal}`, program: built, whyMissing: "not built: npm run build", seal }),
+);
+
 function pgvpdPeer(variant: PgvpdVariant): Peer {
   const { name, program = "" } = variant;
   return {
     name,
+    ...(variant.seal === undefined ? {} : { onlyIn: sealScenarioNames }),
     async probe() {
       if (!existsSync(program)) return { missing: variant.whyMissing };
       const { command, args } = invocation(program);
@@ -44,10 +51,16 @@ function pgvpdPeer(variant: PgvpdVariant): Peer {
       const port = await freePort();
       const config = workbench.writeFile(`${name}.conf`, configuration(variant, upstream, port));
       const { command, args } = invocation(program);
-      const target = { ...upstream, host: "127.0.0.1", port, user: `${upstream.user}.${tenant}` };
+      const database = variant.seal === undefined ? upstream.database : databaseOf(variant.seal, upstream);
+      const target = { ...upstream, host: "127.0.0.1", port, user: `${upstream.user}.${tenant}`, database };
       return startChild(workbench, { command, args: [...args, "--config", config], target });
     },
   };
+}
+
+function databaseOf(kind: SealKind, { seal }: Upstream): string {
+  if (seal === undefined) throw new Error("there is no database for it");
+  return seal.databases[kind];
 }
 
 function invocation(program: string): { command: string; args: string[] } {
@@ -61,7 +74,9 @@ function configuration(variant: PgvpdVariant, upstream: Upstream, port: number):
     upstream_host: upstream.host,
     upstream_port: upstream.port,
     log_level: "warn",
-    ...variant.settings,
+    ...(variant.seal === undefined || variant.seal === "unsealed"
+      ? {}
+      : { context_seal: "require", context_key_file: upstream.seal?.keyFile ?? "" }),
   };
   return Object.entries(settings)
     .map(([key, value]) => `${key} = ${value}\n`)

@@ -6,5 +6,12 @@ import { copyScenarios } from "./bulk-copy.ts";
 import { connectScenarios } from "./connects.ts";
 import { idleMemory } from "./idle-memory.ts";
 import { queryScenarios } from "./queries.ts";
+import { sealScenarios } from "./seal.ts";
 
-export const allScenarios: readonly Scenario[] = [...queryScenarios, ...connectScenarios, ...copyScenarios, idleMemory];
+export const allScenarios: readonly Scenario[] = [
+  ...queryScenarios,
+  ...connectScenarios,
+  ...copyScenarios,
+  ...sealScenarios,
+  idleMemory,
+];
