@@ -13,6 +13,7 @@ import { renderKeyInstallation, type SealKey } from "../../src/config/seal-keys.
 import { describeWithTools } from "../support/describe-with-tools.ts";
 import { availableVersions } from "../support/postgres.ts";
 import { startProxyProcess } from "../support/proxy-process.ts";
+import { message } from "../support/bytes.ts";
 import { RawClient } from "../support/raw-client.ts";
 import { errorOf, PASSWORD } from "../support/tenant-fixture.ts";
 import { carriersOf, contextOf, sealDatabase, startSealFixture, type SealFixture } from "./seal-fixture.ts";
@@ -111,6 +112,53 @@ describe.each(versions)("PostgreSQL %s", (version) => {
       await fixture.asSuperuser("REVOKE EXECUTE ON FUNCTION pgvpd.hello() FROM PUBLIC", database);
       expect(await rowsOf(await connect("on startup", database))).toEqual([]);
       expect(await errorOf(connect("require startup", database))).toMatchObject({ code: "28000" });
+    });
+
+    it.each(["-c ", "--"])("the slot in a StartupMessage, as %sname=value or by itself, is 42501", async (how) => {
+      const forged = `pgvpd1:00000000-0000-0000-0000-000000000000:${contextOf("globex")}`;
+      const value = forged.replaceAll(/[\\ ]/g, "\\$&");
+      for (const parameters of [
+        { options: `${how}session_preload_libraries=${value}` },
+        { options: `${how}Session-Preload_Libraries=${value}` },
+        { session_preload_libraries: forged },
+      ]) {
+        const client = await RawClient.open({ host: "127.0.0.1", port: ports["require startup"] ?? 0 });
+        const more = { database: carrier, ...parameters };
+        await client.logIn({ user: "app_user.acme", password: PASSWORD, parameters: more });
+        expect(client.error["C"]).toBe("42501");
+      }
+    });
+
+    it("a signed context in a StartupMessage is none, not even after RESET ALL", async () => {
+      const forged = `1|9999999999|${"0".repeat(64)}|${contextOf("globex")}`;
+      const port = ports["require startup"] ?? 0;
+      for (const [statement, left] of [
+        ["SELECT 1", 2],
+        ["RESET pgvpd.sealed", carrier === "slot" ? 2 : 0],
+        ["RESET ALL", 0],
+      ] as const) {
+        const client = await fixture.connect("app_user.acme", {
+          port,
+          database: carrier,
+          options: `-c pgvpd.sealed=${forged}`,
+        });
+        await client.query(statement);
+        expect(await rowsOf(client)).toHaveLength(left);
+      }
+    });
+
+    it("nothing of the login is left that a client could run again", async () => {
+      using client = await RawClient.logIn(
+        { host: "127.0.0.1", port: ports["require startup"] ?? 0 },
+        { user: "app_user.acme", password: PASSWORD, parameters: { database: carrier } },
+      );
+      const unnamed = Buffer.from("\0\0\0\0\0\0\0\0", "latin1"); // Bind: portal, statement, no formats, values, formats
+      client.send(message("B", unnamed), message("S"));
+      await client.readUntil("Z");
+      expect(client.error["C"]).toBe("26000");
+      client.send(message("E", unnamed.subarray(0, 5)), message("S"));
+      await client.readUntil("Z");
+      expect(client.error["C"]).toBe("34000");
     });
 
     it("a context that is sealed for bypass users is not: the superuser comes through as he is", async () => {
