@@ -17,6 +17,7 @@ Usage: pgvpd [serve] [--config FILE] [settings]
 Commands:
   serve           run the proxy; it need not be written
   check           say what is wrong with a configuration; ask PostgreSQL
+  doctor          say what in a database lets tenants reach each other's rows
   key             keys that the context is sealed with
   demo            start a PostgreSQL of its own and show isolation on it
   sql             run a statement as a tenant of the demo
@@ -54,6 +55,7 @@ const versionUsage = "Usage: pgvpd version\n";
 const usageOf: ReadonlyMap<string, () => Promise<string>> = new Map([
   ["serve", () => Promise.resolve(serveUsage)],
   ["check", async () => (await import("./check.ts")).checkUsage],
+  ["doctor", async () => (await import("./doctor.ts")).doctorUsage],
   ["key", async () => (await import("./key.ts")).keyUsage],
   ["demo", async () => (await import("./demo.ts")).demoUsage],
   ["sql", async () => (await import("./sql.ts")).sqlUsage],

@@ -102,7 +102,7 @@ END $$;`;
  * Numbers and hexadecimal digits only: there is nothing to quote.
  */
 export function renderKeyInstallation(keys: readonly SealKey[]): string {
-  const rows = keys.map(({ kid, bytes }) => `  (${kid}, '\\x${pad(bytes, 0x36)}', '\\x${pad(bytes, 0x5c)}')`);
+  const rows = keys.map((key) => `  (${key.kid}, '\\x${padKey(key).inner}', '\\x${padKey(key).outer}')`);
   const kids = keys.map(({ kid }) => kid).join(", ");
   return [
     "BEGIN;",
@@ -116,9 +116,10 @@ export function renderKeyInstallation(keys: readonly SealKey[]): string {
   ].join("\n");
 }
 
-/** A key, padded to a block, with one of the constants of HMAC: RFC 2104. */
-function pad(bytes: Buffer, constant: number): string {
+/** A key, padded to a block, with the constants of HMAC (RFC 2104): what the database keeps of it, in hexadecimal digits. */
+export function padKey({ bytes }: SealKey): { readonly inner: string; readonly outer: string } {
   const block = Buffer.alloc(BLOCK_BYTES);
   bytes.copy(block);
-  return Buffer.from(block.map((byte) => byte ^ constant)).toString("hex");
+  const pad = (constant: number): string => Buffer.from(block.map((byte) => byte ^ constant)).toString("hex");
+  return { inner: pad(0x36), outer: pad(0x5c) };
 }

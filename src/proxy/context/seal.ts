@@ -57,17 +57,27 @@ export class Seal {
    * @throws ProxyError context_failed when `hello` is not an answer of sql/seal.sql.
    */
   setContext(hello: readonly Row[] | undefined, context: readonly ContextValue[]): Statement {
-    const { carrier, pid, nonce, now, database } = decodeHello(hello);
-    const text = JSON.stringify(Object.fromEntries(context.map(({ name, value }) => [name.toLowerCase(), value])));
-    const expires = String(now + this.#ttlSeconds);
-    const covered =
-      carrier === "slot" ? ["pgvpd1", pid, nonce, database, text] : ["pgvpd1s", pid, nonce, expires, database, text];
-    const mac = createHmac("sha256", this.#key.bytes).update(covered.join("|")).digest("hex");
-    return {
-      sql: "SELECT pgvpd.set_context($1, $2, $3, $4)",
-      values: [String(this.#key.kid), text, expires, `\\x${mac}`],
-    };
+    return signContext(this.#key, this.#ttlSeconds, hello, context);
   }
+}
+
+/** What `Seal.setContext` gives, with a key that the caller has. */
+export function signContext(
+  key: SealKey,
+  ttlSeconds: number,
+  hello: readonly Row[] | undefined,
+  context: readonly ContextValue[],
+): Statement {
+  const { carrier, pid, nonce, now, database } = decodeHello(hello);
+  const text = JSON.stringify(Object.fromEntries(context.map(({ name, value }) => [name.toLowerCase(), value])));
+  const expires = String(now + ttlSeconds);
+  const covered =
+    carrier === "slot" ? ["pgvpd1", pid, nonce, database, text] : ["pgvpd1s", pid, nonce, expires, database, text];
+  const mac = createHmac("sha256", key.bytes).update(covered.join("|")).digest("hex");
+  return {
+    sql: "SELECT pgvpd.set_context($1, $2, $3, $4)",
+    values: [String(key.kid), text, expires, `\\x${mac}`],
+  };
 }
 
 function currentKey(file: string): SealKey {

@@ -1,0 +1,47 @@
+/**
+ * A session in a database that somebody named by a URL, for looking at its catalogs: with limits on every wait, nobody
+ * else's functions in the search_path, and read-only unless a transaction says otherwise.
+ */
+import { Client } from "pg";
+
+const CONNECT_LIMIT_MS = 10_000;
+const QUERY_LIMIT_MS = 30_000;
+
+/** Whether it is written as this program's users write URLs. */
+export function isDatabaseUrl(url: string): boolean {
+  return /^postgres(ql)?:\/\//.test(url);
+}
+
+/**
+ * Runs `work` with a session that is closed afterwards, whatever happens. Throws what connecting throws, and what `work` does.
+ *
+ * @param url `postgres://user@host/database`; it is never repeated.
+ */
+export async function withDatabase<T>(
+  url: string,
+  applicationName: string,
+  work: (client: Client) => Promise<T>,
+): Promise<T> {
+  const client = new Client({
+    connectionString: url,
+    application_name: applicationName,
+    connectionTimeoutMillis: CONNECT_LIMIT_MS,
+    query_timeout: QUERY_LIMIT_MS,
+  });
+  client.on("error", () => {}); // the query under way rejects with it
+  try {
+    await client.connect();
+    // Somebody's own operators and functions must not be found in front of PostgreSQL's.
+    await client.query("SELECT pg_catalog.set_config('search_path', 'pg_catalog', false)");
+    await client.query("SET default_transaction_read_only = on");
+    return await work(client);
+  } finally {
+    await client.end().catch(() => {});
+  }
+}
+
+/** What a person is told of a failure; some errors have a code and no message. */
+export function describeFailure(error: unknown): string {
+  const { message, code } = error as NodeJS.ErrnoException;
+  return message || code || "it cannot be reached";
+}
