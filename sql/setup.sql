@@ -133,9 +133,8 @@ BEGIN
     COMMENT ON FUNCTION pgvpd.seal_carrier() IS 'pgvpd: how the context is sealed: none, slot or signed';
   END IF;
   IF pg_catalog.to_regprocedure('pgvpd.context_value(text)') IS NULL THEN
-    -- No SET here: whoever calls it directly changes nobody's answer but their own.
     CREATE FUNCTION pgvpd.context_value(name text) RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE
-      AS $$ BEGIN RETURN NULLIF(pg_catalog.current_setting($1, true), ''); END $$;
+      SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN nullif(current_setting($1, true), ''); END $$;
   END IF;
   GRANT EXECUTE ON FUNCTION pgvpd.seal_carrier(), pgvpd.context_value(text) TO PUBLIC;
 EXCEPTION WHEN insufficient_privilege THEN
