@@ -6,6 +6,8 @@ import { Client } from "pg";
 
 const CONNECT_LIMIT_MS = 10_000;
 const QUERY_LIMIT_MS = 30_000;
+/** A migration may hold a table; nobody is to queue behind somebody who looks. */
+const LOCK_LIMIT_MS = 2_000;
 
 /** Whether it is written as this program's users write URLs. */
 export function isDatabaseUrl(url: string): boolean {
@@ -33,7 +35,7 @@ export async function withDatabase<T>(
     await client.connect();
     // Somebody's own operators and functions must not be found in front of PostgreSQL's.
     await client.query("SELECT pg_catalog.set_config('search_path', 'pg_catalog', false)");
-    await client.query("SET default_transaction_read_only = on");
+    await client.query(`SET default_transaction_read_only = on; SET lock_timeout = ${LOCK_LIMIT_MS}`);
     return await work(client);
   } finally {
     await client.end().catch(() => {});

@@ -2,13 +2,13 @@
  * What a tenant who sends SQL of its own can try, and what it means when it works. Carried out by probes.ts.
  */
 import type { SealKey } from "../config/seal-keys.ts";
-import type { Finding, Severity } from "./finding.ts";
+import type { Finding } from "./finding.ts";
 import type { Scope } from "./scope.ts";
 import { judgeVersion } from "./server-version.ts";
 
 /** What an attack is carried out with. */
 export interface Ground {
-  /** The table, as SQL names it: id, tenant_id, body; one row for each tenant. */
+  /** The table, as SQL names it: id, tenant_id, body; row 1 is the attacker's, row 2 the other tenant's. */
   readonly table: string;
   readonly own: { readonly tenant: string; readonly body: string };
   readonly other: { readonly tenant: string; readonly body: string };
@@ -30,174 +30,202 @@ export interface Attack {
   readonly isWithoutTenant?: boolean;
 }
 
-const SEAL = "-- install the seal: sql/seal.sql, context_seal = require";
-const HARDEN = "-- run sql/hardening.sql; the findings above have single statements";
-const POLICIES = "-- protect tables with pgvpd_protect() of sql/setup.sql; the findings above have single statements";
+/** An attack as the tables below write it; its finding is an error, unless it is said. */
+type Written = Omit<Attack, "finding"> & Omit<Finding, "severity"> & Partial<Pick<Finding, "severity">>;
 
-export function attacksOn({ table, own, other, variables, scope }: Ground): Attack[] {
+const PROTECT = "-- protect tables with pgvpd_protect() of sql/setup.sql; other findings have single statements";
+
+export function attacksOn(ground: Ground): Attack[] {
+  const { scope } = ground;
   const isSealed = scope.carrier === "slot" || scope.carrier === "signed";
-  // Without the seal the tenant is a session variable, which is a boundary for the cooperative: that is known.
-  const known: Severity = isSealed || scope.config.contextSeal === "require" ? "error" : "warning";
-  const tell = (code: string, severity: Severity, object: string, why: string, fix: string): Finding => {
-    return { code: `probe_${code}`, severity, object, why, fix };
-  };
-  const set = (how: (name: string) => string): string[] => variables.map(how);
-  const setThem = set((name) => `SET ${quoteVariable(name)} = '${other.tenant}'`);
-  const cooperative = "it reads the rows of another tenant: the boundary holds for the cooperative only";
-  const upgrade = judgeVersion(scope.version).at(0)?.fix ?? "-- install the latest minor version of PostgreSQL";
+  // Where RESET ROLE leads from any other session, no tenant can come.
+  const isLogin = scope.isSuperuser || scope.loginRoles.includes(scope.role);
+  const written = [
+    ...settingTheVariable(ground, isSealed),
+    ...passingPolicies(ground),
+    ...(isLogin ? RESETTING_THE_ROLE : []),
+    ...PLANTING,
+    ...(isSealed ? forging(ground) : []),
+  ];
+  return written.map(({ code, severity = "error", object, why, fix, ...attack }) => ({
+    ...attack,
+    finding: { code, severity, object, why, fix },
+  }));
+}
 
-  const attacks: Attack[] = [
+function settingTheVariable({ table, other, variables, scope }: Ground, isSealed: boolean): Written[] {
+  const set = variables.map((name) => `SET ${quoteVariable(name)} = '${other.tenant}'`);
+  const common = {
+    // Without the seal the tenant is a session variable, which is a boundary for the cooperative: that is known.
+    severity: isSealed || scope.config.contextSeal === "require" ? "error" : "warning",
+    why: "it shows the rows of another tenant: the boundary holds for the cooperative only",
+    fix: "-- install the seal: sql/seal.sql, context_seal = require",
+  } as const;
+  return [
+    { ...common, code: "probe_set", object: "SET of the context variable", sql: set, success: "rows" },
     {
-      finding: tell("without_tenant", "error", "a session without a tenant", "it sees rows", POLICIES),
-      sql: [],
-      success: "rows",
-      isWithoutTenant: true,
-    },
-    {
-      finding: tell("set", known, "SET of the context variable", cooperative, SEAL),
-      sql: setThem,
-      success: "rows",
-    },
-    {
-      finding: tell("set_config", known, "set_config in a DO block that builds it from strings", cooperative, SEAL),
-      sql: set(
+      ...common,
+      code: "probe_set_config",
+      object: "set_config in a DO block that builds it from strings",
+      sql: variables.map(
         (name) => `DO $$ BEGIN EXECUTE 'SELECT set_' || 'config(''${name}'', ''${other.tenant}'', false)'; END $$`,
       ),
       success: "rows",
     },
     {
-      finding: tell("own_view", known, "a view of its own", cooperative, SEAL),
+      ...common,
+      code: "probe_own_view",
+      object: "a view of its own",
       sql: [
         `CREATE TEMPORARY VIEW probe_view AS SELECT body FROM ${table}`,
-        ...setThem,
+        ...set,
         `SELECT 1 / count(*) FROM pg_temp.probe_view WHERE body = '${other.body}'`,
       ],
       success: "no error",
     },
     {
-      finding: tell("own_function", known, "a SECURITY DEFINER function of its own", cooperative, SEAL),
+      ...common,
+      code: "probe_own_function",
+      object: "a SECURITY DEFINER function of its own",
       sql: [
         `CREATE FUNCTION pg_temp.probe() RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
-           ${setThem.join("; ")}; RETURN (SELECT 1 / count(*) FROM ${table} WHERE body = '${other.body}'); END $$`,
+           ${set.join("; ")}; RETURN (SELECT 1 / count(*) FROM ${table} WHERE body = '${other.body}'); END $$`,
         "SELECT pg_temp.probe()",
       ],
       success: "no error",
     },
+  ];
+}
+
+function passingPolicies({ table, own, other, scope }: Ground): Written[] {
+  const upgrade = judgeVersion(scope.version)[0]?.fix ?? "-- install the latest minor version of PostgreSQL";
+  const upsert = `INSERT INTO ${table} AS t VALUES (2, '${own.tenant}', '') ON CONFLICT (id) DO UPDATE SET body = ''`;
+  return [
     {
-      finding: tell("insert", "error", "INSERT of a row for another tenant", "it is written", POLICIES),
+      code: "probe_without_tenant",
+      object: "a session without a tenant",
+      why: "it sees rows",
+      fix: PROTECT,
+      sql: [],
+      success: "rows",
+      isWithoutTenant: true,
+    },
+    {
+      code: "probe_insert",
+      object: "INSERT of a row for another tenant",
+      why: "it is written",
+      fix: PROTECT,
       sql: [`INSERT INTO ${table} VALUES (3, '${other.tenant}', 'planted')`],
       success: "change",
     },
     {
-      finding: tell("update", "error", "UPDATE that gives a row to another tenant", "it is written", POLICIES),
+      code: "probe_update",
+      object: "UPDATE that gives a row to another tenant",
+      why: "it is written",
+      fix: PROTECT,
       sql: [`UPDATE ${table} SET tenant_id = '${other.tenant}'`],
       success: "change",
     },
     {
-      finding: tell("update_other", "error", "UPDATE of another tenant's row", "it is written", POLICIES),
+      code: "probe_update_other",
+      object: "UPDATE of another tenant's row",
+      why: "it is written",
+      fix: PROTECT,
       sql: [`UPDATE ${table} SET body = 'taken' WHERE id = 2`],
       success: "change",
     },
     {
-      finding: tell("row_security", "error", "SET row_security = off", "it reads the rows of all tenants", POLICIES),
+      code: "probe_row_security",
+      object: "SET row_security = off",
+      why: "it shows the rows of all tenants",
+      fix: PROTECT,
       sql: ["SET row_security = off"],
       success: "rows",
     },
     {
-      finding: tell(
-        "reset_role",
-        "error",
-        "RESET ROLE",
-        "it leads to a role that sees the rows of all tenants",
-        HARDEN,
-      ),
-      sql: ["RESET ROLE"],
-      success: "rows",
-    },
-    {
-      finding: tell(
-        "condition",
-        "error",
-        "a condition that shows what it is asked about",
-        "it is asked about rows of others before the policies are",
-        upgrade,
-      ),
+      code: "probe_condition",
+      object: "a condition that fails and shows what it was asked about",
+      why: "it is evaluated for rows of others, before their policies are",
+      fix: upgrade,
       sql: [`SELECT FROM ${table} WHERE id = 2 AND body::int = 1`],
       success: "message",
     },
     {
-      finding: tell(
-        "on_conflict",
-        "error",
-        "INSERT ... ON CONFLICT DO UPDATE WHERE",
-        "its condition is evaluated for another tenant's row, and an error shows the value",
-        upgrade,
-      ),
-      sql: [
-        `INSERT INTO ${table} AS t VALUES (2, '${own.tenant}', '') ON CONFLICT (id) DO UPDATE SET body = '' WHERE t.body::int = 1`,
-      ],
+      code: "probe_on_conflict",
+      object: "INSERT ... ON CONFLICT DO UPDATE WHERE",
+      why: "its condition is evaluated for another tenant's row, and an error shows the value",
+      fix: upgrade,
+      sql: [`${upsert} WHERE t.body::int = 1`],
       success: "message",
-    },
-    {
-      finding: tell(
-        "plant_function",
-        "error",
-        "CREATE FUNCTION in schema public",
-        "it is found in the queries of other tenants",
-        "REVOKE CREATE ON SCHEMA public FROM PUBLIC;",
-      ),
-      sql: ["CREATE FUNCTION public.pgvpd_doctor_planted() RETURNS int LANGUAGE sql AS 'SELECT 1'"],
-      success: "no error",
-    },
-  ];
-  if (!isSealed) return attacks;
-
-  const context = `{"${variables.join(`":"${other.tenant}","`)}":"${other.tenant}"}`;
-  const zeros = "0".repeat(64);
-  const forged = "a context is taken that pgvpd did not sign";
-  return [
-    ...attacks,
-    {
-      finding: tell(
-        "read_keys",
-        "error",
-        "SELECT from pgvpd.context_keys",
-        "whoever reads a key can be every tenant",
-        "-- run sql/seal.sql again",
-      ),
-      sql: ["SELECT FROM pgvpd.context_keys"],
-      success: "no error",
-    },
-    {
-      finding: tell(
-        "forge_signature",
-        "error",
-        "pgvpd.set_context with a signature of zeros",
-        forged,
-        "-- run sql/seal.sql again",
-      ),
-      sql: [
-        "SELECT FROM pgvpd.hello()",
-        `SELECT pgvpd.set_context(kid, '${context}', 9999999999, '\\x${zeros}') FROM generate_series(1, 3) AS kid`,
-      ],
-      success: "rows",
-    },
-    {
-      finding: tell("write_slot", "error", "SET session_preload_libraries", forged, "-- run sql/seal.sql again"),
-      sql: [`SET session_preload_libraries = 'pgvpd1:00000000-0000-0000-0000-000000000000:${context}'`],
-      success: "rows",
-    },
-    {
-      finding: tell("write_sealed", "error", "SET pgvpd.sealed", forged, "-- run sql/seal.sql again"),
-      sql: [
-        `SELECT set_config('pgvpd.sealed', replace(coalesce(current_setting('pgvpd.sealed', true), ''), '${own.tenant}', '${other.tenant}'), false)`,
-      ],
-      success: "rows",
     },
   ];
 }
 
-/** `app.current_tenant_id` as SQL names it. The names of settings have no quotes in them: they were checked. */
+const RESETTING_THE_ROLE: readonly Written[] = [
+  {
+    code: "probe_reset_role",
+    object: "RESET ROLE",
+    why: "it leads to a role that sees the rows of all tenants",
+    fix: "-- let tenants log in as a role without rights: sql/hardening.sql",
+    sql: ["RESET ROLE"],
+    success: "rows",
+  },
+];
+
+const PLANTING: readonly Written[] = [
+  {
+    code: "probe_plant_function",
+    object: "CREATE FUNCTION in schema public",
+    why: "it is found in the queries of other tenants",
+    fix: "REVOKE CREATE ON SCHEMA public FROM PUBLIC;",
+    sql: ["CREATE FUNCTION public.pgvpd_doctor_planted() RETURNS int LANGUAGE sql AS 'SELECT 1'"],
+    success: "no error",
+  },
+];
+
+function forging({ own, other, variables }: Ground): Written[] {
+  const context = JSON.stringify(Object.fromEntries(variables.map((name) => [name, other.tenant])));
+  const common = {
+    why: "a context is taken that pgvpd did not sign",
+    fix: "-- run sql/seal.sql again",
+    success: "rows",
+  } as const;
+  return [
+    {
+      code: "probe_read_keys",
+      object: "SELECT from pgvpd.context_keys",
+      why: "whoever reads a key can be every tenant",
+      fix: common.fix,
+      sql: ["SELECT FROM pgvpd.context_keys"],
+      success: "no error",
+    },
+    {
+      ...common,
+      code: "probe_forge_signature",
+      object: "pgvpd.set_context with a signature of zeros",
+      sql: [
+        "SELECT FROM pgvpd.hello()",
+        `SELECT pgvpd.set_context(kid, '${context}', 9999999999, '\\x${"0".repeat(64)}') FROM generate_series(1, 3) AS kid`,
+      ],
+    },
+    {
+      ...common,
+      code: "probe_write_slot",
+      object: "SET session_preload_libraries",
+      sql: [`SET session_preload_libraries = 'pgvpd1:00000000-0000-0000-0000-000000000000:${context}'`],
+    },
+    {
+      ...common,
+      code: "probe_write_sealed",
+      object: "SET pgvpd.sealed",
+      sql: [
+        `SELECT set_config('pgvpd.sealed', replace(coalesce(current_setting('pgvpd.sealed', true), ''), '${own.tenant}', '${other.tenant}'), false)`,
+      ],
+    },
+  ];
+}
+
+/** `app.current_tenant_id` as SQL names it. Names of settings have no quotes in them: the configuration was checked. */
 function quoteVariable(name: string): string {
   return name
     .split(".")

@@ -3,7 +3,7 @@
  * every name qualified; it judges their form, not their meaning.
  */
 import { lookWith, shared, sharedValues, type Topic } from "./catalog-check.ts";
-import { rewriteReads, findContextReads, readsVariable, testsNotNull, testsNull } from "./policy-expression.ts";
+import { findContextReads, isCode, readsVariable, rewriteReads, testsNotNull, testsNull } from "./policy-expression.ts";
 import { combine, type Finding, type Severity } from "./finding.ts";
 
 export interface PolicyRow {
@@ -21,6 +21,8 @@ export interface PolicyRow {
   readonly using: string | null;
   readonly check: string | null;
   readonly hasColumn: boolean;
+  /** Whether it calls a function of somebody's own that reads the context. */
+  readonly callsReader: boolean;
 }
 
 const QUESTION =
@@ -29,7 +31,11 @@ const QUESTION =
     EXISTS (SELECT FROM reach WHERE oid = ANY (p.polroles)) AS "namesTenants", p.polcmd::text AS command,
     pg_get_expr(p.polqual, p.polrelid) AS "using", pg_get_expr(p.polwithcheck, p.polrelid) AS "check",
     EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid
-              AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.polrelid AND d.refobjsubid > 0) AS "hasColumn"
+              AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.polrelid AND d.refobjsubid > 0) AS "hasColumn",
+    EXISTS (SELECT FROM pg_depend d JOIN pg_proc f ON f.oid = d.refobjid
+            WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_proc'::regclass
+              AND f.proname !~ '^(current_tenant_id$|pgvpd_context)'
+              AND f.prosrc ~ '\\m(current_setting|pgvpd_context\\w*|context_value|current_tenant_id)\\M') AS "callsReader"
   FROM pg_policy p JOIN relations r ON r.oid = p.polrelid
   ORDER BY 1 LIMIT 5000`);
 
@@ -84,30 +90,10 @@ export function judgePolicies(rows: readonly PolicyRow[], isSealed: boolean): Fi
 function judgeReach(row: PolicyRow, all: readonly PolicyRow[]): Finding[] {
   if (!row.isPublic && !row.namesTenants) return []; // it is never applied to a tenant
   const finding = finder(row);
-  const [using, check] = [row.using, row.check ?? row.using];
   const found: Finding[] = [];
-  const drop = `DROP POLICY ${row.target};`;
   const isNarrowed = all.some((other) => other !== row && narrows(other, row));
-  if (row.isPermissive && !isNarrowed) {
-    if (using !== null && !isHeld(using)) {
-      const why = "it adds rows that do not depend on the tenant: permissive policies add up";
-      found.push(finding("policy_widens", "error", why, drop));
-    } else if (check !== null && !isHeld(check)) {
-      const why = "its WITH CHECK does not depend on the tenant: rows can be written for others";
-      found.push(
-        finding(
-          "policy_widens",
-          "error",
-          why,
-          using === null ? drop : `ALTER POLICY ${row.target} WITH CHECK (${using});`,
-        ),
-      );
-    } else if (!row.hasColumn) {
-      const why = "it compares the tenant with no column of the table: whoever has a tenant has all rows";
-      found.push(finding("policy_widens", "error", why, drop));
-    }
-  }
-  if (!row.isPublic && isHeld(`${using ?? ""} ${check ?? ""}`)) {
+  if (row.isPermissive && !isNarrowed) found.push(...judgeWidth(row));
+  if (!row.isPublic && isHeld(`${row.using ?? ""} ${row.check ?? ""}`)) {
     const why = "whoever is the role that it names removes it with DROP OWNED, for all tenants";
     found.push(finding("policy_not_public", "error", why, `ALTER POLICY ${row.target} TO PUBLIC;`));
   }
@@ -117,6 +103,33 @@ function judgeReach(row: PolicyRow, all: readonly PolicyRow[]): Finding[] {
     found.push(finding("policy_without_check", "info", why, `ALTER POLICY ${row.target} WITH CHECK (${row.using});`));
   }
   return found;
+}
+
+/** Of a permissive policy that no other one narrows. */
+function judgeWidth(row: PolicyRow): Finding[] {
+  const finding = finder(row);
+  const { using, check, target, hasColumn, callsReader } = row;
+  const drop = `DROP POLICY ${target};`;
+  const isOpen = (clause: string | null): clause is string => clause !== null && !isHeld(clause);
+  if (isOpen(using) && !isCode(using)) {
+    const why = "it adds rows that do not depend on the tenant: permissive policies add up";
+    return [finding("policy_widens", "error", why, drop)];
+  }
+  if (isOpen(check) && !isCode(check)) {
+    const why = "its WITH CHECK does not depend on the tenant: rows can be written for others";
+    const fix = using === null ? drop : `ALTER POLICY ${target} WITH CHECK (${using});`;
+    return [finding("policy_widens", "error", why, fix)];
+  }
+  if (isOpen(using) || isOpen(check)) {
+    if (callsReader) return [];
+    const why =
+      "it finds the tenant, if at all, by a subquery or a function, which is not read here: look at it yourself";
+    const fix = "-- compare a column with (SELECT current_tenant_id()), where that says the same";
+    return [finding("policy_unclear", "warning", why, fix)];
+  }
+  if (hasColumn) return [];
+  const why = "it compares the tenant with no column of the table: whoever has a tenant has all rows";
+  return [finding("policy_widens", "error", why, drop)];
 }
 
 function isHeld(expression: string): boolean {

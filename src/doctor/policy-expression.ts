@@ -55,6 +55,11 @@ export function rewriteReads(expression: string, rewrite: (read: ContextRead) =>
   return text + expression.slice(position);
 }
 
+/** Whether it asks other tables, or calls a function that is not PostgreSQL's own: these have their schema before them. */
+export function isCode(expression: string): boolean {
+  return /\bSELECT\b|[\w"]\.[\w"]+\(/.test(expression.replaceAll(/'(?:[^']|'')*'/g, ""));
+}
+
 /** A variable of the session, by name: SET can change it. */
 export function readsVariable({ name, argument }: ContextRead): boolean {
   return name === "current_setting" && argument !== "";

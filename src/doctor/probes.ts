@@ -83,6 +83,7 @@ async function prepare(client: Client, scope: Scope): Promise<Ground> {
   })) as [Ground["own"], Ground["other"]];
   const [own, other] = tenants;
 
+  await actAsOwner(client, scope, "SELECT proowner AS oid FROM pg_proc WHERE oid = to_regproc('public.pgvpd_protect')");
   await client.query(`CREATE SCHEMA ${schema}`);
   await client.query(`CREATE TABLE ${table} (id int PRIMARY KEY, tenant_id text NOT NULL, body text NOT NULL)`);
   await client.query(`INSERT INTO ${table} VALUES (1, $1, $2), (2, $3, $4)`, [
@@ -95,6 +96,12 @@ async function prepare(client: Client, scope: Scope): Promise<Ground> {
   const isSealed = scope.carrier === "slot" || scope.carrier === "signed";
   const key = isSealed ? await findKey(client, scope) : undefined;
   return { table, own, other, variables, scope, key };
+}
+
+/** What belongs to others is called and written with their rights, not with those of a superuser. */
+async function actAsOwner(client: Client, { isSuperuser }: Scope, question: string): Promise<void> {
+  if (!isSuperuser) return;
+  await client.query(`SELECT set_config('role', r.rolname, true) FROM (${question}) AS o JOIN pg_roles r USING (oid)`);
 }
 
 /** As sql/setup.sql protects a table; without it, as policies by hand do. */
@@ -115,7 +122,9 @@ async function protect(client: Client, scope: Scope, schema: string, table: stri
 }
 
 /** One that only this transaction knows; where we may not install it, the one that pgvpd signs with. */
-async function findKey(client: Client, { config }: Scope): Promise<SealKey> {
+async function findKey(client: Client, scope: Scope): Promise<SealKey> {
+  const { config } = scope;
+  await actAsOwner(client, scope, "SELECT relowner AS oid FROM pg_class WHERE oid = to_regclass('pgvpd.context_keys')");
   const { rows } = await client.query<{ may: boolean }>(
     "SELECT has_table_privilege('pgvpd.context_keys', 'INSERT') AS may",
   );
@@ -153,25 +162,28 @@ async function tryAll(client: Client, ground: Ground, onTables: boolean): Promis
   return onTables ? combine([look, await tryTables(client, ground)]) : look;
 }
 
-/** As the proxy leaves a session. Without a tenant: a session that has no context at all. */
+/**
+ * As the proxy leaves a session; without a tenant, one that has no context at all. A superuser logs in anew, as it were:
+ * RESET ROLE leads to where it leads a tenant, and no function of the database runs with his rights.
+ */
 async function enter(client: Client, ground: Ground, tenant: string | undefined): Promise<void> {
   const { variables, scope, key } = ground;
-  if (tenant !== undefined && key !== undefined) {
-    const hello = await client.query<unknown[]>({ text: HELLO.sql, rowMode: "array" });
-    const answer = hello.rows.map((row) => row.map(String));
-    const ttlSeconds = Math.floor(scope.config.contextSealTtlMs / 1000);
-    const values = variables.map((name) => ({ name, value: tenant }));
-    const statement = signContext(key, ttlSeconds, answer, values);
-    await client.query(statement.sql, [...statement.values]);
-  } else if (tenant !== undefined) {
-    for (const name of variables) await client.query("SELECT set_config($1, $2, false)", [name, tenant]);
-  }
-  // A superuser logs in anew, as it were, so that RESET ROLE leads to where it leads a tenant.
   const login = scope.loginRoles[0];
   if (scope.isSuperuser && login !== undefined) {
     await client.query("SELECT set_config('session_authorization', $1, true)", [login]);
   }
   await client.query("SELECT set_config('role', $1, true)", [scope.applicationRole]);
+  if (tenant === undefined) return;
+  if (key === undefined) {
+    for (const name of variables) await client.query("SELECT set_config($1, $2, false)", [name, tenant]);
+    return;
+  }
+  const hello = await client.query<unknown[]>({ text: HELLO.sql, rowMode: "array" });
+  const answer = hello.rows.map((row) => row.map(String));
+  const ttlSeconds = Math.floor(scope.config.contextSealTtlMs / 1000);
+  const values = variables.map((name) => ({ name, value: tenant }));
+  const { sql, values: bound } = signContext(key, ttlSeconds, answer, values);
+  await client.query(sql, [...bound]);
 }
 
 async function succeeds(client: Client, { table, other }: Ground, attack: Attack): Promise<boolean> {

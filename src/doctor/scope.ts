@@ -42,11 +42,19 @@ interface ServerRow {
   readonly carrier: "slot" | "signed" | "none" | null;
 }
 
-/** A policy that compares a column with the tenant says what such a column is called here. */
-const COLUMN_QUESTION = `SELECT DISTINCT replace(trim(BOTH '"' FROM m[1]), '""', '"') AS name
-  FROM pg_policy p CROSS JOIN LATERAL regexp_matches(
-    concat_ws(' ', pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)),
-    '("(?:[^"]|"")+"|\\m\\w+)(?:::[a-z ]+)? = \\(*(?: ?SELECT )?\\(*(?:\\w+\\.)?current_tenant_id\\(\\)', 'g') AS m
+/**
+ * What a column that holds a tenant is called here: the one column that a policy uses which calls current_tenant_id(). Read
+ * from dependencies, as printing an expression would wait for a table that a migration holds.
+ */
+const COLUMN_QUESTION = `SELECT DISTINCT a.attname::text AS name
+  FROM pg_policy p
+    JOIN pg_depend f ON f.classid = 'pg_policy'::regclass AND f.objid = p.oid AND f.refclassid = 'pg_proc'::regclass
+    JOIN pg_proc r ON r.oid = f.refobjid AND r.proname = 'current_tenant_id'
+    JOIN pg_depend c ON c.classid = 'pg_policy'::regclass AND c.objid = p.oid AND c.refclassid = 'pg_class'::regclass
+      AND c.refobjid = p.polrelid AND c.refobjsubid > 0
+    JOIN pg_attribute a ON a.attrelid = p.polrelid AND a.attnum = c.refobjsubid
+  WHERE (SELECT count(DISTINCT o.refobjsubid) FROM pg_depend o
+         WHERE o.classid = 'pg_policy'::regclass AND o.objid = p.oid AND o.refclassid = 'pg_class'::regclass AND o.refobjsubid > 0) = 1
   LIMIT 100`;
 
 /** @param columns names of tenant columns beside those that policies compare with the tenant. */

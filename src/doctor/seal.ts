@@ -9,11 +9,12 @@ const INSTALL =
 
 /** The functions and the table of the seal, and what policies read it through. */
 const PARTS = `, parts AS (
-  SELECT 'FUNCTION' AS kind, p.oid::regprocedure::text AS name, p.proowner AS owner
+  SELECT 'FUNCTION' AS kind, p.oid::regprocedure::text AS name, p.proowner AS owner,
+         p.proname IN ('hello', 'set_context', 'context_value', 'is_authentic', 'session_start', 'sealed_context') AS is_sealed
   FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
   WHERE n.nspname = 'pgvpd' OR n.nspname = 'public' AND (p.proname = 'current_tenant_id' OR starts_with(p.proname, 'pgvpd_'))
-  UNION ALL SELECT 'TABLE', c.oid::regclass::text, c.relowner FROM pg_class c WHERE c.relnamespace = to_regnamespace('pgvpd') AND c.relkind = 'r'
-  UNION ALL SELECT 'SCHEMA', quote_ident(n.nspname), n.nspowner FROM pg_namespace n WHERE n.nspname = 'pgvpd')`;
+  UNION ALL SELECT 'TABLE', c.oid::regclass::text, c.relowner, false FROM pg_class c WHERE c.relnamespace = to_regnamespace('pgvpd') AND c.relkind = 'r'
+  UNION ALL SELECT 'SCHEMA', quote_ident(n.nspname), n.nspowner, false FROM pg_namespace n WHERE n.nspname = 'pgvpd')`;
 
 const missing = ({ config, carrier }: Scope): CatalogCheck => ({
   code: "seal_missing",
@@ -79,10 +80,14 @@ const OWNER_CHECK: CatalogCheck = {
   code: "seal_part_of_other_role",
   severity: "error",
   sql: `${PARTS}
-    SELECT lower(p.kind) || ' ' || p.name AS object, format('it belongs to %I, which a tenant can become: its owner can replace what policies read', r.rolname) AS why,
-      format('ALTER %s %s OWNER TO %I;', p.kind, p.name, w.rolname) AS fix
-    FROM parts p JOIN pg_roles r ON r.oid = p.owner CROSS JOIN trusted w
-    WHERE r.oid IN (SELECT oid FROM reach WHERE NOT is_tenant) ORDER BY 1`,
+    SELECT lower(p.kind) || ' ' || p.name AS object, format('it belongs to %I, %s: its owner can replace what policies read', r.rolname,
+        CASE WHEN r.oid IN (SELECT oid FROM reach) THEN 'which a tenant can become' ELSE 'who does not own the keys' END) AS why,
+      format('ALTER %s %s OWNER TO %I;', p.kind, p.name, CASE WHEN p.is_sealed THEN coalesce(k.rolname, w.rolname) ELSE w.rolname END) AS fix
+    FROM parts p JOIN pg_roles r ON r.oid = p.owner CROSS JOIN trusted w LEFT JOIN pg_class c ON c.oid = to_regclass('pgvpd.context_keys')
+      LEFT JOIN pg_roles k ON k.oid = c.relowner AND k.oid NOT IN (SELECT oid FROM reach)
+    WHERE r.oid IN (SELECT oid FROM reach WHERE NOT is_tenant)
+       OR p.is_sealed AND r.oid <> c.relowner AND NOT r.rolsuper AND r.oid NOT IN (SELECT oid FROM tenants)
+    ORDER BY 1`,
 };
 
 /** PostgreSQL 15 and newer. */
