@@ -3,6 +3,7 @@
  * that tenants get are held by row-level security. It reads catalogs, which every role may, and changes nothing.
  */
 import { Client } from "pg";
+import { readDatabaseUrl, type DatabaseUrl } from "../config/database-url.ts";
 import type { Config } from "../config/settings.ts";
 import { POLICY_QUESTION, judgePolicies, type PolicyRow } from "./policies.ts";
 import { ROLE_QUESTION, judgeOwnRole, judgeRoles, rolesOf, type RoleRow } from "./roles.ts";
@@ -13,12 +14,16 @@ const QUERY_LIMIT_MS = 30_000;
 
 /** @param url of a database behind pgvpd, as `postgres://user@host/database`; it is never repeated. */
 export async function checkDatabase(url: string, config: Config): Promise<Finding[]> {
-  if (!/^postgres(ql)?:\/\//.test(url)) {
-    return [{ verdict: "error", text: "database: --database-url: expected postgres://USER@HOST:PORT/DATABASE" }];
+  let server: DatabaseUrl;
+  try {
+    server = readDatabaseUrl(url);
+  } catch (error) {
+    return [{ verdict: "error", text: `database: --database-url: ${(error as Error).message}` }];
   }
   try {
     const client = new Client({
-      connectionString: url,
+      connectionString: server.connectionString,
+      ...(server.ssl !== undefined && { ssl: server.ssl }),
       application_name: "pgvpd check",
       connectionTimeoutMillis: CONNECT_LIMIT_MS,
       query_timeout: QUERY_LIMIT_MS,

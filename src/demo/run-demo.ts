@@ -49,7 +49,10 @@ export async function runDemo(options: DemoOptions): Promise<number> {
     const port = await nextFreePort(options.port);
     if (port !== options.port) say(yellow(`Port ${options.port} is taken: pgvpd takes ${port}`));
     await using _proxy = await startProxy(server, port);
-    say(`pgvpd listens on ${bold(`127.0.0.1:${port}`)}, in front of PostgreSQL on ${server.host}:${server.port}`);
+    const overTls = server.tls["upstream_tls"] === true ? ", over TLS" : "";
+    say(
+      `pgvpd listens on ${bold(`127.0.0.1:${port}`)}, in front of PostgreSQL on ${server.host}:${server.port}${overTls}`,
+    );
     const door = { port, database: demoDatabase, role: plan.role, password };
     await folder.announce(door);
 
@@ -109,6 +112,7 @@ async function startProxy(server: DemoServer, port: number): Promise<AsyncDispos
     port,
     upstream_host: server.host,
     upstream_port: server.port,
+    ...server.tls,
     log_level: "off",
   });
   await proxy.start();
