@@ -40,7 +40,7 @@ export const catalogue = {
     "28000",
     "client",
     "connection requires TLS",
-    "Connect with sslmode=require or higher: client_tls_sslmode demands it, and tls_port does.",
+    "Connect with sslmode=require or higher: client_tls_sslmode or tls_port demands it.",
   ),
   client_certificate: fatal(
     "28000",

@@ -124,8 +124,7 @@ function refusal(problem: string, cause?: unknown): ProxyError {
   return new ProxyError("upstream_tls", { params: { problem }, ...(cause !== undefined && { cause }) });
 }
 
-const UNKNOWN_CA =
-  "its certificate is signed by an authority that is not known here: set upstream_tls_ca to that authority's";
+const UNKNOWN_CA = "its certificate is signed by an authority that is not known here: set upstream_tls_ca";
 const EXPIRED = "its certificate, or its authority's, has expired";
 const NOT_DIRECT =
   "it does not take TLS without being asked: upstream_tls_negotiation = direct needs PostgreSQL 17 or newer";

@@ -47,8 +47,8 @@ it("a server that is not verified is ok, and that is said", async () => {
 
 it("an authority that is not known is an error that names the setting", async () => {
   expect(await check({ upstream_tls_ca: "" })).toBe(
-    `${refused}its certificate is signed by an authority that is not known here: set upstream_tls_ca to that ` +
-      "authority's (self-signed certificate in certificate chain)",
+    `${refused}its certificate is signed by an authority that is not known here: set upstream_tls_ca ` +
+      "(self-signed certificate in certificate chain)",
   );
 });
 
