@@ -16,7 +16,7 @@ import { startTlsFixture, type TlsFixture } from "../../support/tls-fixture.ts";
 
 let fixture: TlsFixture;
 beforeAll(async () => {
-  fixture = await startTlsFixture({ version: "15" });
+  fixture = await startTlsFixture({ version: "18" });
 });
 afterAll(() => fixture?.[Symbol.asyncDispose]());
 
@@ -54,7 +54,7 @@ it("an authority that is not known is an error that names the setting", async ()
 
 it("a certificate of another name is an error that tells its names", async () => {
   const files = makeServerCertificate(fixture.authority, { names: ["db.example"], file: "elsewhere" });
-  await using elsewhere = await startPostgres({ version: "15", settings: await serverTls(files) });
+  await using elsewhere = await startPostgres({ version: "18", settings: await serverTls(files) });
   expect(await check({}, elsewhere.port)).toMatch(
     /^error: .*its certificate is for another name than upstream_host \(.*IP: 127\.0\.0\.1 is not in the cert's list/,
   );
@@ -63,7 +63,7 @@ it("a certificate of another name is an error that tells its names", async () =>
 it("a server without TLS, or without direct TLS, is an error that says what to set", async () => {
   await using plain = await startPostgres({ version: "18" });
   expect(await check({}, plain.port)).toBe(`${refused}it does not accept TLS: set ssl = on in its postgresql.conf`);
-  expect(await check({ upstream_tls_negotiation: "direct" })).toMatch(
+  expect(await check({ upstream_tls_negotiation: "direct" }, plain.port)).toMatch(
     /upstream_tls_negotiation = direct needs PostgreSQL 17/,
   );
 });

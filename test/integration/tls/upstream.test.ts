@@ -13,6 +13,7 @@ import {
   serverTls,
   type CertificateOptions,
 } from "../../support/certificates.ts";
+import { availableVersions } from "../../support/postgres.ts";
 import { RawClient, sendCancel } from "../../support/raw-client.ts";
 import { untilRunning } from "../../support/server-side.ts";
 import { PASSWORD, startTenantFixture } from "../../support/tenant-fixture.ts";
@@ -27,7 +28,9 @@ hostnossl all postgres all scram-sha-256`;
 
 const LOGIN = { user: "app_user.acme", password: PASSWORD, parameters: { database: "postgres" } };
 
-describe.each(["15", "18"])("PostgreSQL %s", (version) => {
+const versions = availableVersions().filter((version) => ["15", "18"].includes(version));
+
+describe.each(versions)("PostgreSQL %s", (version) => {
   let fixture: TlsFixture;
   beforeAll(async () => {
     fixture = await startTlsFixture({ version, auth: HBA });
