@@ -94,6 +94,7 @@ export class UpstreamTls {
  */
 export function askForTls(raw: Socket, signal: AbortSignal): Promise<string> {
   return new Promise((resolve, reject) => {
+    signal.throwIfAborted();
     const settle = (deliver: () => void): void => {
       signal.removeEventListener("abort", onAbort);
       raw.off("data", onData).off("error", onError).off("end", onEnd).off("close", onEnd);
