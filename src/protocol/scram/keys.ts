@@ -3,7 +3,7 @@
  */
 import { createHash, createHmac, pbkdf2, randomBytes } from "node:crypto";
 import { promisify } from "node:util";
-import saslprep from "@mongodb-js/saslprep";
+import { saslprep } from "@mongodb-js/saslprep";
 import { formatVerifier, type ScramVerifier } from "./verifier.ts";
 
 const SALT_BYTES = 16;
