@@ -1,12 +1,13 @@
 /**
  * pgvpd as users run it: the built program with a configuration file, in passthrough. A second peer of the same shape
- * runs another build, which PGVPD_BENCH_OTHER names, to compare before and after in one run. It never imports from src/.
+ * runs another build, which PGVPD_BENCH_OTHER names, to compare before and after in one run; a third one checks the
+ * clients' passwords itself. It never imports from src/.
  */
 import { existsSync } from "node:fs";
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { freePort } from "../measure/workbench.ts";
+import { freePort, type Workbench } from "../measure/workbench.ts";
 import type { Peer, Upstream } from "../peer.ts";
 import { startChild } from "./start-child.ts";
 
@@ -18,8 +19,9 @@ interface PgvpdVariant {
   /** A main.js, which this Node runs, or an executable. */
   readonly program: string | undefined;
   readonly whyMissing: string;
+  readonly onlyIn?: readonly string[];
   /** Lines that the variant adds to the configuration. */
-  readonly settings?: Readonly<Record<string, string>>;
+  settings?(upstream: Upstream, workbench: Workbench): Readonly<Record<string, string>>;
 }
 
 export const pgvpd = pgvpdPeer({ name: "pgvpd", program: built, whyMissing: "not built: npm run build" });
@@ -30,10 +32,23 @@ export const pgvpdOther = pgvpdPeer({
   whyMissing: "PGVPD_BENCH_OTHER does not name another build's dist/main.js or executable",
 });
 
+/** Ends SCRAM itself, with the verifier that the role has on the server: the client's proof opens that too. */
+export const pgvpdScram = pgvpdPeer({
+  name: "pgvpd-scram",
+  program: built,
+  whyMissing: "not built: npm run build",
+  onlyIn: ["connect-scram", "login-burst"],
+  settings: ({ user, scramVerifier }, workbench) => ({
+    client_auth: "scram",
+    credentials_file: workbench.writeSecretFile("credentials.txt", `"${user}" "${scramVerifier ?? ""}"\n`),
+  }),
+});
+
 function pgvpdPeer(variant: PgvpdVariant): Peer {
   const { name, program = "" } = variant;
   return {
     name,
+    ...(variant.onlyIn === undefined ? {} : { onlyIn: variant.onlyIn }),
     async probe() {
       if (!existsSync(program)) return { missing: variant.whyMissing };
       const { command, args } = invocation(program);
@@ -42,7 +57,7 @@ function pgvpdPeer(variant: PgvpdVariant): Peer {
     },
     async start(upstream, workbench) {
       const port = await freePort();
-      const config = workbench.writeFile(`${name}.conf`, configuration(variant, upstream, port));
+      const config = workbench.writeFile(`${name}.conf`, configuration(variant, upstream, port, workbench));
       const { command, args } = invocation(program);
       const target = { ...upstream, host: "127.0.0.1", port, user: `${upstream.user}.${tenant}` };
       return startChild(workbench, { command, args: [...args, "--config", config], target });
@@ -54,14 +69,14 @@ function invocation(program: string): { command: string; args: string[] } {
   return program.endsWith(".js") ? { command: process.execPath, args: [program] } : { command: program, args: [] };
 }
 
-function configuration(variant: PgvpdVariant, upstream: Upstream, port: number): string {
+function configuration(variant: PgvpdVariant, upstream: Upstream, port: number, workbench: Workbench): string {
   const settings = {
     listen_host: "127.0.0.1",
     port,
     upstream_host: upstream.host,
     upstream_port: upstream.port,
     log_level: "warn",
-    ...variant.settings,
+    ...variant.settings?.(upstream, workbench),
   };
   return Object.entries(settings)
     .map(([key, value]) => `${key} = ${value}\n`)

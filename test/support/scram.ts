@@ -17,9 +17,23 @@ const attribute = (text: string, name: string): string =>
     .find((part) => part.startsWith(`${name}=`))
     ?.slice(2) ?? "";
 
-function keys(password: string, salt: Buffer, iterations: number): { client: Buffer; server: Buffer } {
-  const salted = pbkdf2Sync(password, salt, iterations, 32, "sha256");
-  return { client: hmac(salted, "Client Key"), server: hmac(salted, "Server Key") };
+interface Keys {
+  readonly client: Buffer;
+  readonly server: Buffer;
+}
+
+/** Many logins with one password derive its keys once: a suite that has hundreds at the same time is not held up. */
+const known = new Map<string, Keys>();
+
+function keys(password: string, salt: Buffer, iterations: number): Keys {
+  const name = JSON.stringify([password, salt.toString("base64"), iterations]);
+  let found = known.get(name);
+  if (found === undefined) {
+    const salted = pbkdf2Sync(password, salt, iterations, 32, "sha256");
+    found = { client: hmac(salted, "Client Key"), server: hmac(salted, "Server Key") };
+    known.set(name, found);
+  }
+  return found;
 }
 
 /** The client's part of one login. */
