@@ -140,9 +140,14 @@ export class Workbench {
     return (this.#cleaning ??= this.#clean());
   }
 
-  #write(name: string, text: string, mode: number): string {
+  /** For a file that another program writes. */
+  newPath(name: string): string {
     this.#fileCount += 1;
-    const path = join(this.folder, `${this.#fileCount}-${name}`);
+    return join(this.folder, `${this.#fileCount}-${name}`);
+  }
+
+  #write(name: string, text: string, mode: number): string {
+    const path = this.newPath(name);
     writeFileSync(path, text, { mode });
     return path;
   }
