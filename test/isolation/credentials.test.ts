@@ -106,16 +106,14 @@ describe.each(SOURCES)("a credential of %s", (source) => {
 });
 
 /**
- * Everything that the server has sent, but what is random by its nature: its part of the nonce and the salt, each with
- * as many characters as it has; and the user's name, which has 15.
+ * Everything that the server has sent, but what is random by its nature: its part of the nonce and the salt, of which
+ * length and padding stay; and the user's name, which has 15 characters.
  */
 function comparable({ received }: RawClient): string {
+  const masked = (text: string): string => text.replaceAll(/[A-Za-z0-9+/]/g, "x");
   return received
     .toString("latin1")
-    .replace(
-      /(r=client-nonce-0123456789)([A-Za-z0-9+/=]+),s=([A-Za-z0-9+/=]+)/,
-      (_all, own: string, nonce: string, salt: string) =>
-        `${own}<${nonce.length} characters>,s=<${salt.length} characters>`,
-    )
+    .replace(/(?<=r=client-nonce-0123456789)[^,]+/, masked)
+    .replace(/(?<=,s=)[^,]+/, masked)
     .replace(/"[a-z]{3}_user\.[a-z]{6}"/, '"<the user name>"');
 }
