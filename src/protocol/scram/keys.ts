@@ -14,8 +14,9 @@ export interface ScramKeys {
   readonly serverKey: Buffer;
 }
 
+/** @param data a message or a part of one, each character a byte of the wire. */
 export function hmac(key: Buffer, data: string): Buffer {
-  return createHmac("sha256", key).update(data).digest();
+  return createHmac("sha256", key).update(data, "latin1").digest();
 }
 
 export function sha256(data: Buffer): Buffer {

@@ -20,7 +20,7 @@ const SCRAM = "SCRAM-SHA-256";
 const PLUS = "SCRAM-SHA-256-PLUS";
 const NONCE = "rOprNGfwEbeRWgbNEkqO";
 
-const hmac = (key: Buffer, text: string): Buffer => createHmac("sha256", key).update(text).digest();
+const hmac = (key: Buffer, text: string): Buffer => createHmac("sha256", key).update(text, "latin1").digest();
 const attribute = (text: string, name: string): string => new RegExp(`(?:^|,)${name}=([^,]*)`).exec(text)?.[1] ?? "";
 
 /** The client-final-message of RFC 5802, written once more, with what is to be wrong about it. */
@@ -160,6 +160,18 @@ describe("the server's side", () => {
 
   it("passes over extensions that nobody has to know", () => {
     expect(exchange({ first: `n,,n=,r=${NONCE},x=1`, extension: ",y=2" })).toBeDefined();
+  });
+
+  // Messages are bytes, and come as latin1: the proof was computed over the UTF-8 of the name, not over that of its bytes.
+  it("does not look at the user's name, whatever its bytes are", () => {
+    const name = Buffer.from("m\u00fcller=2C").toString("latin1");
+    expect(exchange({ first: `n,,n=${name},r=${NONCE}` })).toBeDefined();
+  });
+
+  it("takes a message as long as a login's may be", () => {
+    const first = `n,,n=,r=${NONCE.repeat(3_000)}`;
+    expect(exchange({ first, extension: `,x=${"y".repeat(60_000)}` })).toBeDefined();
+    expect(codeOf(() => exchange({ proof: "A".repeat(65_000) }))).toBe("scram_message");
   });
 
   it("gives another nonce each time, and does not accept a recorded proof", () => {
