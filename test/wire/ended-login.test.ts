@@ -307,3 +307,23 @@ describe("an upstream that pgvpd logs in to itself", () => {
     expect(second.client.isReady).toBe(true);
   });
 });
+
+describe("a relayed login where pgvpd shows PostgreSQL a certificate of its own", () => {
+  const config = { upstreamTlsCert: "pgvpd.crt" };
+
+  it.each(["app_user.acme", "postgres"])(
+    "is refused for %s where the certificate is all that is asked for",
+    async (user) => {
+      const wire = openWire({ config, upstream: { auth: "trust" } });
+      const { client } = await wire.logIn({ user });
+      expect(client.sqlstate).toBe("28000");
+      expect(client.errorResponse["M"]).toContain("the client has proved nothing");
+    },
+  );
+
+  it("is relayed where the server asks for a password too", async () => {
+    const wire = openWire({ config, upstream: { auth: "cleartext" } });
+    const { client } = await wire.logIn();
+    expect(client.isReady).toBe(true);
+  });
+});

@@ -163,7 +163,7 @@ describe("a server that speaks TLS", () => {
 
   it("sees the certificate that upstream_tls_cert names", async () => {
     const files = makeClientCertificate(authority, { commonName: "app_user" });
-    const peer = tlsServer({ options: { requestCert: true } });
+    const peer = tlsServer({ options: { requestCert: true }, script: { auth: "scram" } });
     const config = { upstreamTlsCert: files.certFile, upstreamTlsKey: files.keyFile };
     expect((await logIn(openUpstreamWire(peer.serve, config))).client.isReady).toBe(true);
     expect(peer.sockets[0]?.getPeerCertificate().subject.CN).toBe("app_user");

@@ -29,6 +29,8 @@ export interface RelayedLogin {
   readonly identity: Identity;
   /** True when nobody between client and proxy can read a password: TLS, loopback or a Unix-domain socket. */
   readonly isPrivate: boolean;
+  /** True where pgvpd shows the upstream a certificate of its own, which that may take for a proof. */
+  readonly hasOwnCertificate: boolean;
 }
 
 interface Relaying extends RelayedLogin {
@@ -70,6 +72,8 @@ export async function relayAuthentication(
     minor ??= negotiateVersion(login, undefined);
     switch (decodeAuthentication(message.body)) {
       case authentication.ok:
+        // With `cert` in pg_hba.conf it was pgvpd who has proved something, and not the client.
+        if (requests === 0 && relayed.hasOwnCertificate) throw new ProxyError("relay_certificate");
         greeting.keep(message);
         return minor;
       case authentication.saslFinal:

@@ -71,8 +71,15 @@ describe.each(versions)("PostgreSQL %s", (version) => {
     const login = { ...LOGIN, user: "app_cert.acme" };
     const own = makeClientCertificate(fixture.authority, { commonName: "app_cert" });
     const shown = { upstream_tls_cert: own.certFile, upstream_tls_key: own.keyFile };
-    expect(await outcome(shown, login)).toBe("ready");
+    const ended = { client_auth: "scram", pool_password: LOGIN.password };
+    expect(await outcome({ ...shown, ...ended }, login)).toBe("ready");
     expect(await outcome({}, login)).toBe("28000 connection requires a valid client certificate");
+    for (const user of ["app_cert.acme", "app_cert"]) {
+      const superusers = user === "app_cert" ? { superuser_bypass: "app_cert" } : {};
+      expect(await outcome({ ...shown, ...superusers }, { ...login, user })).toBe(
+        "28000 the upstream server took pgvpd's certificate for a login, and the client has proved nothing",
+      );
+    }
     const other = makeClientCertificate(fixture.authority, { commonName: "somebody", file: "somebody" });
     expect(await outcome({ upstream_tls_cert: other.certFile, upstream_tls_key: other.keyFile }, login)).toBe(
       `28000 certificate authentication failed for user "app_cert"`,
