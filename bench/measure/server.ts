@@ -14,7 +14,8 @@ import type { Workbench } from "./workbench.ts";
 /** The version whose pgbench Debian's stable release has; the embedded one where it is not installed. */
 const preferredVersion = "15";
 const scale = 10;
-const maxConnections = 200;
+/** Room for the clients of login-burst, all at once. */
+const maxConnections = 260;
 const role = "app_user";
 const password = "bench";
 const databases = { trust: "bench_trust", scram: "bench_scram" } as const;

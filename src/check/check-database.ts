@@ -3,19 +3,23 @@
  * that tenants get are held by row-level security. It reads catalogs, which every role may, and changes nothing.
  */
 import type { Client } from "pg";
+import { readDatabaseUrl, type DatabaseUrl } from "../config/database-url.ts";
 import type { Config } from "../config/settings.ts";
-import { describeFailure, isDatabaseUrl, withDatabase } from "./database-session.ts";
+import { describeFailure, withDatabase } from "./database-session.ts";
 import { POLICY_QUESTION, judgePolicies, type PolicyRow } from "./policies.ts";
 import { ROLE_QUESTION, judgeOwnRole, judgeRoles, rolesOf, type RoleRow } from "./roles.ts";
 import type { Finding } from "./finding.ts";
 
 /** @param url of a database behind pgvpd, as `postgres://user@host/database`; it is never repeated. */
 export async function checkDatabase(url: string, config: Config): Promise<Finding[]> {
-  if (!isDatabaseUrl(url)) {
-    return [{ verdict: "error", text: "database: --database-url: expected postgres://USER@HOST:PORT/DATABASE" }];
+  let server: DatabaseUrl;
+  try {
+    server = readDatabaseUrl(url);
+  } catch (error) {
+    return [{ verdict: "error", text: `database: --database-url: ${(error as Error).message}` }];
   }
   try {
-    return await withDatabase(url, "pgvpd check", (client) => ask(client, config));
+    return await withDatabase(server, "pgvpd check", (client) => ask(client, config));
   } catch (error) {
     return [{ verdict: "error", text: `database: ${describeFailure(error)}` }];
   }

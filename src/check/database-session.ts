@@ -3,29 +3,24 @@
  * else's functions in the search_path, and read-only unless a transaction says otherwise.
  */
 import { Client } from "pg";
+import type { DatabaseUrl } from "../config/database-url.ts";
 
 const CONNECT_LIMIT_MS = 10_000;
 const QUERY_LIMIT_MS = 30_000;
 /** A migration may hold a table; nobody is to queue behind somebody who looks. */
 const LOCK_LIMIT_MS = 2_000;
 
-/** Whether it is written as this program's users write URLs. */
-export function isDatabaseUrl(url: string): boolean {
-  return /^postgres(ql)?:\/\//.test(url);
-}
-
 /**
  * Runs `work` with a session that is closed afterwards, whatever happens. Throws what connecting throws, and what `work` does.
- *
- * @param url `postgres://user@host/database`; it is never repeated.
  */
 export async function withDatabase<T>(
-  url: string,
+  server: DatabaseUrl,
   applicationName: string,
   work: (client: Client) => Promise<T>,
 ): Promise<T> {
   const client = new Client({
-    connectionString: url,
+    connectionString: server.connectionString,
+    ...(server.ssl !== undefined && { ssl: server.ssl }),
     application_name: applicationName,
     connectionTimeoutMillis: CONNECT_LIMIT_MS,
     query_timeout: QUERY_LIMIT_MS,

@@ -2,8 +2,9 @@
  * `pgvpd doctor`: what in a database lets one tenant reach what is another's, with the SQL that mends each. The checks
  * are in src/doctor/.
  */
-import { describeFailure, isDatabaseUrl } from "../check/database-session.ts";
+import { describeFailure } from "../check/database-session.ts";
 import { ConfigError } from "../config/config-error.ts";
+import { readDatabaseUrl, type DatabaseUrl } from "../config/database-url.ts";
 import { loadConfig } from "../config/load.ts";
 import { oneLine, quoted } from "../config/one-line.ts";
 import { examine, type Examination } from "../doctor/examine.ts";
@@ -48,8 +49,8 @@ const COULD_NOT_LOOK = 2;
 /** @returns the exit code. */
 export async function doctor(args: readonly string[]): Promise<number> {
   try {
-    const { url, config, isJson, failOn, options } = readOrder(args);
-    const examination = await examine(url, config, options);
+    const { server, config, isJson, failOn, options } = readOrder(args);
+    const examination = await examine(server, config, options);
     process.stdout.write(isJson ? renderJson(examination) : renderText(examination));
     return examination.findings.some((finding) => countsAs(failOn, finding)) ? 1 : 0;
   } catch (error) {
@@ -68,15 +69,20 @@ function readOrder(args: readonly string[]) {
     json: { type: "boolean" },
   });
   const { config } = loadConfig({ flags: settings, file });
-  const url = own["database-url"];
-  if (typeof url !== "string" || !isDatabaseUrl(url)) {
-    throw new ConfigError(["--database-url: expected postgres://USER@HOST:PORT/DATABASE"]);
-  }
+  const server = serverOf(String(own["database-url"] ?? ""));
   const failOn = oneOf("--fail-on", own["fail-on"] ?? "error", ["error", "warning"]);
   const probing: Probing = oneOf("--probe", own["probe"] ?? "scratch", ["scratch", "tables", "off"]);
   const names = String(own["tenant-column"] ?? "tenant_id").split(",");
   const tenantColumns = names.map((name) => name.trim()).filter((name) => name !== "");
-  return { url, config, isJson: own["json"] === true, failOn, options: { tenantColumns, probing } };
+  return { server, config, isJson: own["json"] === true, failOn, options: { tenantColumns, probing } };
+}
+
+function serverOf(url: string): DatabaseUrl {
+  try {
+    return readDatabaseUrl(url);
+  } catch (error) {
+    throw new ConfigError([`--database-url: ${(error as Error).message}`]);
+  }
 }
 
 function oneOf<T extends string>(flag: string, given: string | boolean, allowed: readonly T[]): T {

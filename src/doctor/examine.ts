@@ -2,6 +2,7 @@
  * Doctor's visit: connects to a database, looks at every topic, and returns what it found. It changes nothing.
  */
 import { withDatabase } from "../check/database-session.ts";
+import type { DatabaseUrl } from "../config/database-url.ts";
 import { combine, type Look } from "./finding.ts";
 import { topicsFor, type Probing } from "./registry.ts";
 import { findScope, missingRoles, type DoctorConfig, type Scope } from "./scope.ts";
@@ -16,9 +17,13 @@ export interface ExamineOptions {
   readonly probing: Probing;
 }
 
-/** Throws what connecting throws, and the error of a session that is lost. @param url is never repeated. */
-export async function examine(url: string, config: DoctorConfig, options: ExamineOptions): Promise<Examination> {
-  return withDatabase(url, "pgvpd doctor", async (client) => {
+/** Throws what connecting throws, and the error of a session that is lost. */
+export async function examine(
+  server: DatabaseUrl,
+  config: DoctorConfig,
+  options: ExamineOptions,
+): Promise<Examination> {
+  return withDatabase(server, "pgvpd doctor", async (client) => {
     const scope = await findScope(client, config, options.tenantColumns);
     const looks: Look[] = [{ findings: [], notChecked: missingRoles(scope) }];
     for (const topic of topicsFor(options.probing)) looks.push(await topic.look(client, scope));

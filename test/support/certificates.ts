@@ -10,8 +10,8 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { serverAccount } from "../../src/demo/server-account.ts";
 
-/** `rsa-pss` is an ordinary RSA key whose signatures are RSASSA-PSS: they have no digest that SCRAM could bind to. */
-export type KeyKind = "ecdsa" | "rsa" | "rsa-pss" | "ed25519";
+/** `rsa-512` is too weak for anybody; `rsa-pss` is an ordinary RSA key whose signatures are RSASSA-PSS: they have no digest that SCRAM could bind to. */
+export type KeyKind = "ecdsa" | "rsa" | "rsa-512" | "rsa-pss" | "ed25519";
 export type Digest = "sha1" | "sha256" | "sha384" | "sha512";
 
 export interface CertificateOptions {
@@ -111,7 +111,7 @@ interface KeyPair {
 function generateKey(kind: KeyKind): KeyPair {
   if (kind === "ecdsa") return generateKeyPairSync("ec", { namedCurve: "prime256v1" });
   if (kind === "ed25519") return generateKeyPairSync("ed25519");
-  return generateKeyPairSync("rsa", { modulusLength: 2048 });
+  return generateKeyPairSync("rsa", { modulusLength: kind === "rsa-512" ? 512 : 2048 });
 }
 
 function issue(
@@ -170,7 +170,7 @@ function signatureOf(bytes: Buffer, { key, keyKind, digest }: Signer): Buffer {
 function signatureAlgorithm({ keyKind, digest }: Signer): Buffer {
   if (keyKind === "ed25519") return sequence(oid(OID.ed25519));
   if (keyKind === "ecdsa") return sequence(oid(ECDSA_WITH[digest]));
-  if (keyKind === "rsa") return sequence(oid(RSA_WITH[digest]), NULL);
+  if (keyKind !== "rsa-pss") return sequence(oid(RSA_WITH[digest]), NULL);
   const hash = sequence(oid(DIGEST[digest]), NULL);
   const parameters = [hash, sequence(oid(OID.mgf1), hash), integer(Buffer.of(PSS_SALT_LENGTH))];
   return sequence(oid(OID.rsaPss), sequence(...parameters.map((parameter, at) => der(0xa0 + at, parameter))));

@@ -325,6 +325,20 @@ describe("a handshake", () => {
     }
   });
 
+  it("whose ClientHello claims to have 16 MiB is refused long before they have come", async () => {
+    const { client, session } = await askForTls(openTlsWire());
+    // Records of 16 KiB, the first of which begins a ClientHello (1) of 2^24-1 bytes.
+    const header = Buffer.of(0x16, 3, 1, 0x40, 0);
+    const begin = Buffer.concat([header, Buffer.of(1, 0xff, 0xff, 0xff), Buffer.alloc(0x4000 - 4)]);
+    const goOn = Buffer.concat([header, Buffer.alloc(0x4000)]);
+    for (let piece = begin; !client.hasEnded && client.sentBytes < 2 ** 20; piece = goOn) {
+      client.send(piece);
+      await quiescence();
+    }
+    expect(client.sentBytes).toBeLessThan(256 * 1024);
+    expect(session.state).toBe("closed");
+  });
+
   it("that ends right before the StartupMessage leaves nothing", async () => {
     const wire = openTlsWire();
     const { client, session } = await connectTls(wire);

@@ -94,6 +94,7 @@ export class UpstreamTls {
  */
 export function askForTls(raw: Socket, signal: AbortSignal): Promise<string> {
   return new Promise((resolve, reject) => {
+    signal.throwIfAborted();
     const settle = (deliver: () => void): void => {
       signal.removeEventListener("abort", onAbort);
       raw.off("data", onData).off("error", onError).off("end", onEnd).off("close", onEnd);
@@ -124,8 +125,7 @@ function refusal(problem: string, cause?: unknown): ProxyError {
   return new ProxyError("upstream_tls", { params: { problem }, ...(cause !== undefined && { cause }) });
 }
 
-const UNKNOWN_CA =
-  "its certificate is signed by an authority that is not known here: set upstream_tls_ca to that authority's";
+const UNKNOWN_CA = "its certificate is signed by an authority that is not known here: set upstream_tls_ca";
 const EXPIRED = "its certificate, or its authority's, has expired";
 const NOT_DIRECT =
   "it does not take TLS without being asked: upstream_tls_negotiation = direct needs PostgreSQL 17 or newer";

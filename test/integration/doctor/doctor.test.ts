@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { Client } from "pg";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { readDatabaseUrl } from "../../../src/config/database-url.ts";
 import { configFromSettings, type SettingValues } from "../../../src/config/load.ts";
 import { createKeyFile } from "../../../src/config/seal-keys.ts";
 import { createDemoDatabase, demoDatabase, planDemoDatabase } from "../../../src/demo/demo-database.ts";
@@ -64,7 +65,10 @@ describe.each([...new Set([versions.at(0), versions.at(-1)])])("PostgreSQL %s", 
       probing = "scratch",
     }: { database?: string; user?: string; probing?: Probing } = {},
   ): Promise<Examination> =>
-    examine(server.url(database, user), configFromSettings(given), { tenantColumns: ["tenant_id"], probing });
+    examine(readDatabaseUrl(server.url(database, user)), configFromSettings(given), {
+      tenantColumns: ["tenant_id"],
+      probing,
+    });
 
   /** As somebody pastes it into psql. */
   const applyFix = (fix: string): Promise<string> =>
@@ -265,6 +269,7 @@ async function createDemo(server: PostgresServer, keyFile: string): Promise<void
     host: server.host,
     port: server.port,
     isOurs: true,
+    tls: {},
     ended: new Promise(() => {}),
     client: (database) => ({ connectionString: server.url(database) }),
     maintenanceDatabase: "postgres",

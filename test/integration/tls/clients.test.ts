@@ -11,6 +11,7 @@ import { createProxy, type SettingValues } from "../../../src/index.ts";
 import { client as frontend, startupMessage } from "../../support/bytes.ts";
 import { makeAuthority, makeClientCertificate, makeServerCertificate } from "../../support/certificates.ts";
 import { describeWithTools } from "../../support/describe-with-tools.ts";
+import { availableVersions } from "../../support/postgres.ts";
 import { libpqs, outputOf, runPsql, startPsql } from "../../support/psql.ts";
 import { RawClient, sendCancel } from "../../support/raw-client.ts";
 import { untilRunning } from "../../support/server-side.ts";
@@ -23,7 +24,7 @@ const ACME = "a1\na2";
 let fixture: TlsFixture;
 let port: number;
 beforeAll(async () => {
-  fixture = await startTlsFixture({ version: "15" });
+  fixture = await startTlsFixture({ version: availableVersions().includes("15") ? "15" : "18" });
   ({ port } = await fixture.proxyWith(fixture.clientTls));
 });
 afterAll(() => fixture?.[Symbol.asyncDispose]());

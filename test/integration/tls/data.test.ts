@@ -5,6 +5,7 @@
 import { createHash } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { bytes, client as frontend, message, type ReadMessage } from "../../support/bytes.ts";
+import { availableVersions } from "../../support/postgres.ts";
 import { RawClient, type Place } from "../../support/raw-client.ts";
 import { untilNoBackends } from "../../support/server-side.ts";
 import { PASSWORD } from "../../support/tenant-fixture.ts";
@@ -12,9 +13,9 @@ import { startTlsFixture, type TlsFixture } from "../../support/tls-fixture.ts";
 
 const LARGE = "SELECT repeat(md5(i::text), 32768) FROM generate_series(1, 32) AS i"; // 32 rows of 1 MiB
 
-const matrix = ["15", "18"].flatMap((version) =>
-  (["client", "upstream", "both"] as const).map((leg) => ({ version, leg })),
-);
+const matrix = availableVersions()
+  .filter((version) => ["15", "18"].includes(version))
+  .flatMap((version) => (["client", "upstream", "both"] as const).map((leg) => ({ version, leg })));
 
 describe.each(matrix)("PostgreSQL $version, TLS on the leg of: $leg", ({ version, leg }) => {
   let fixture: TlsFixture;
