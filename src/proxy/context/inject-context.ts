@@ -39,9 +39,10 @@ export async function injectContext(
   { config, safeRoles, seal, log }: InjectServices,
   signal: AbortSignal,
 ): Promise<void> {
-  const hello = seal && (await askHello(upstream, greeting, config, log, signal));
+  const hello = seal && (await askHello(upstream, identity, greeting, { config, log }, signal));
   const context = [...contextToSet(identity, greeting, config), ...resolved];
-  const needsUtf8 = !isAscii(context) && !isSameEncoding("UTF8", greeting.parameters.get("client_encoding"));
+  const spoken = hello === undefined ? context : [...context, ...identity.context];
+  const needsUtf8 = !isAscii(spoken) && !isSameEncoding("UTF8", greeting.parameters.get("client_encoding"));
   const mustAskRoles = !config.allowUnsafeRoles && !safeRoles.has(identity);
 
   const ours: Statement[] = [];
@@ -80,16 +81,16 @@ export async function injectContext(
  */
 async function askHello(
   upstream: MessageStream,
+  { database }: TenantIdentity,
   greeting: Greeting,
-  { contextSeal }: InjectConfig,
-  log: Logger,
+  { config: { contextSeal }, log }: Pick<InjectServices, "config" | "log">,
   signal: AbortSignal,
 ): Promise<readonly Row[] | undefined> {
   upstream.write(encodePipeline([HELLO]));
   const { results, error } = await runPipeline(upstream, greeting, signal);
   if (error === undefined) return results[0];
   if (contextSeal === "on" && isNotInstalled(sqlstateOf(error.response.body))) {
-    log.warn({ cause: error.text }, "the context is not sealed: install sql/seal.sql in this database");
+    log.warn({ database, cause: error.text }, "the context is not sealed: install sql/seal.sql in this database");
     return undefined;
   }
   throw new ProxyError("context_failed", { detail: `context_seal = ${contextSeal}: ${error.text}` });
