@@ -56,6 +56,7 @@ async function measureAndPrint(options: Options, workbench: Workbench): Promise<
     seconds: options.seconds,
     pinnedCore: canPin ? availableParallelism() - 1 : undefined,
     idleConnections: options.idleConnections,
+    postmaster: postgres?.postmaster,
   };
   const machine = await machineFacts(postgres?.version ?? "not needed");
   clearProgress();
@@ -89,7 +90,7 @@ async function startServerFor(
   if (scenarios.every(({ upstream }) => upstream === "scripted")) return undefined;
   const version = chooseVersion(options.postgresVersion);
   reportProgress(`starting PostgreSQL ${version} and filling it`);
-  return startBenchServer(workbench, version);
+  return startBenchServer(workbench, version, { sealed: scenarios.some(({ needsSeal }) => needsSeal === true) });
 }
 
 async function probe(peer: Peer): Promise<PeerFacts> {

@@ -14,11 +14,16 @@ export interface Target {
   readonly database: string;
 }
 
+/** How the context of a session is kept: as a variable, or by one of the carriers of sql/seal.sql. */
+export type SealKind = "unsealed" | "slot" | "signed";
+
 /** The server that a peer is to stand in front of. */
 export interface Upstream extends Target {
   readonly auth: "trust" | "scram";
   /** The role's verifier as pg_authid stores it; PgBouncer wants it for SCRAM. */
   readonly scramVerifier: string | undefined;
+  /** Databases with one protected table, and the key of those whose context is sealed; where a scenario needs them. */
+  readonly seal: { readonly databases: Readonly<Record<SealKind, string>>; readonly keyFile: string } | undefined;
   /** No peer may open more connections than this. */
   readonly maxConnections: number;
 }

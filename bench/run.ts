@@ -49,7 +49,7 @@ export async function* runPlan(
 export function peersFor(scenario: Scenario, peers: readonly Peer[]): readonly Peer[] {
   return peers.filter((peer) => {
     if (scenario.skipsDirect === true && peer.name === "direct") return false;
-    return peer.onlyIn === undefined || peer.onlyIn.includes(scenario.name);
+    return peer.onlyIn === undefined ? scenario.needsSeal !== true : peer.onlyIn.includes(scenario.name);
   });
 }
 
@@ -164,6 +164,7 @@ class Servers {
       database: "bench",
       auth: "trust",
       scramVerifier: undefined,
+      seal: undefined,
       maxConnections: 100_000,
     };
   }

@@ -25,6 +25,8 @@ export interface Bench {
   /** The core that pinned scenarios share, or undefined where taskset is missing or was declined. */
   readonly pinnedCore: number | undefined;
   readonly idleConnections: number;
+  /** The first process of PostgreSQL, where a scenario needs PostgreSQL. */
+  readonly postmaster: number | undefined;
 }
 
 export interface Scenario {
@@ -34,6 +36,8 @@ export interface Scenario {
   /** Which server stands behind the peers: real PostgreSQL by its authentication, or a scripted one. */
   readonly upstream: "trust" | "scram" | "scripted";
   readonly needsPgbench: boolean;
+  /** It compares ways of pgvpd to carry a context, and runs in databases that are made for that. */
+  readonly needsSeal?: true;
   /** Where there is nothing to measure without a proxy. */
   readonly skipsDirect?: boolean;
   /** Start the peer anew in each round, where a round leaves traces (memory). */

@@ -19,11 +19,52 @@
 -- The better one is chosen. SET pgvpd.carrier = 'signed' before this file asks for the other.
 
 DO $preflight$
+DECLARE
+  readers CONSTANT text[] := '{current_tenant_id,pgvpd_context,pgvpd_context_array,pgvpd_context_uuid_array,pgvpd_context_contains,pgvpd_context_text_contains}';
+  previous_path text := pg_catalog.current_setting('search_path');
+  installer record;
+  item record;
+  earlier text;
 BEGIN
-  IF pg_catalog.to_regprocedure('pgvpd.seal_carrier()') IS NULL THEN
+  PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  IF to_regprocedure('pgvpd.seal_carrier()') IS NULL THEN
     RAISE EXCEPTION 'sql/seal.sql builds on sql/setup.sql, which is not installed in this database, or is an older one'
       USING ERRCODE = 'undefined_function', HINT = 'Run sql/setup.sql (and sql/helpers.sql), then this file again.';
   END IF;
+
+  -- Who owns the schema can put functions of his own in the place of ours, and who owns the table reads the keys.
+  SELECT r.oid, r.rolname, r.rolsuper INTO installer FROM pg_roles r WHERE r.rolname = current_user;
+  FOR item IN
+    SELECT o.kind, o.name, o.note, r.rolname AS owner
+    FROM (
+      SELECT 'schema', 'pgvpd', n.nspowner, format(' GRANT USAGE, CREATE ON SCHEMA pgvpd TO %I;', pg_get_userbyid(n.nspowner))
+      FROM pg_namespace n WHERE n.nspname = 'pgvpd'
+      UNION ALL
+      SELECT 'table', 'pgvpd.context_keys', c.relowner, '' FROM pg_class c WHERE c.oid = to_regclass('pgvpd.context_keys')
+      UNION ALL
+      SELECT 'function', p.oid::regprocedure::text, p.proowner, '' FROM pg_proc p
+      WHERE p.pronamespace = 'pgvpd'::regnamespace
+        AND p.proname IN ('hello', 'set_context', 'context_value', 'seal_carrier', 'is_authentic', 'session_start', 'sealed_context')
+    ) AS o(kind, name, owner, note)
+    JOIN pg_roles r ON r.oid = o.owner
+    WHERE r.oid <> installer.oid AND NOT ((r.rolsuper OR r.rolname = 'pgvpd_owner') AND installer.rolsuper)
+  LOOP
+    RAISE EXCEPTION '% % belongs to role %, who could then undo the seal', item.kind, item.name, item.owner
+      USING ERRCODE = 'insufficient_privilege',
+            HINT = CASE WHEN installer.rolsuper
+                        THEN format('If that role is trusted: ALTER %s %s OWNER TO %I;%s', upper(item.kind), item.name, installer.rolname, item.note)
+                        ELSE 'Install as that role, or as a superuser.' END;
+  END LOOP;
+
+  SELECT string_agg(p.oid::regprocedure::text, ', ') INTO earlier
+    FROM pg_proc p
+    WHERE p.pronamespace = 'public'::regnamespace AND p.proname = ANY (readers) AND (p.pronargs = 0 OR p.proname <> 'current_tenant_id')
+      AND p.prosrc !~ '(pgvpd[.]context_value|public[.]pgvpd_context)';
+  IF earlier IS NOT NULL THEN
+    RAISE EXCEPTION 'these functions would go on reading a session variable, which is not sealed: %', earlier
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Run sql/setup.sql and sql/helpers.sql, then this file again.';
+  END IF;
+  PERFORM pg_catalog.set_config('search_path', previous_path, true);
 END
 $preflight$;
 
@@ -74,7 +115,6 @@ CREATE TABLE IF NOT EXISTS pgvpd.context_keys (
   active boolean NOT NULL DEFAULT true,
   installed_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
-REVOKE ALL ON pgvpd.context_keys FROM PUBLIC;
 COMMENT ON TABLE pgvpd.context_keys IS 'pgvpd: keys that the context is sealed with; whoever reads one can be any tenant';
 
 -- True when `mac` is the HMAC-SHA256 of `message` under the key. Both sides are hashed once more, so that the time of
@@ -93,10 +133,7 @@ END
 $$;
 REVOKE ALL ON FUNCTION pgvpd.is_authentic(integer, text, bytea) FROM PUBLIC;
 
--- Earlier installations may have had the other carrier, whose functions differ in their arguments.
-DROP FUNCTION IF EXISTS pgvpd.hello();
-DROP FUNCTION IF EXISTS pgvpd.set_context(integer, text, bigint, bytea);
-
+-- Both carriers have the same functions, so that one can take the other's place under way: no login finds none.
 DO $carrier$
 DECLARE
   carrier text := pg_catalog.current_setting('pgvpd.installing_carrier');
@@ -106,7 +143,7 @@ BEGIN
   IF carrier = 'slot' THEN
     -- The slot: 'pgvpd1:' || nonce (a UUID, 36 characters) || ':' || context.
     EXECUTE $create$
-      CREATE FUNCTION pgvpd.hello(OUT carrier text, OUT pid integer, OUT nonce text, OUT now bigint)
+      CREATE OR REPLACE FUNCTION pgvpd.hello(OUT carrier text, OUT pid integer, OUT nonce text, OUT now bigint)
       LANGUAGE plpgsql VOLATILE SECURITY DEFINER
       SET search_path = pg_catalog, pg_temp
       AS $$
@@ -120,7 +157,7 @@ BEGIN
       $$
     $create$;
     EXECUTE $create$
-      CREATE FUNCTION pgvpd.set_context(kid integer, context text, expires bigint, mac bytea) RETURNS text
+      CREATE OR REPLACE FUNCTION pgvpd.set_context(kid integer, context text, expires bigint, mac bytea) RETURNS text
       LANGUAGE plpgsql VOLATILE SECURITY DEFINER
       SET search_path = pg_catalog, pg_temp
       AS $$
@@ -150,7 +187,7 @@ BEGIN
         slot text := current_setting('session_preload_libraries');
       BEGIN
         IF starts_with(slot, 'pgvpd1:') THEN
-          RETURN nullif(nullif(substr(slot, 45), '')::json ->> lower($1), '');
+          RETURN nullif(nullif(substr(slot, 45), '')::json ->> lower($1 COLLATE "C"), '');
         END IF;
         RETURN NULL;
       END
@@ -167,7 +204,7 @@ BEGIN
     REVOKE ALL ON FUNCTION pgvpd.session_start() FROM PUBLIC;
     EXECUTE format('ALTER FUNCTION pgvpd.session_start() OWNER TO %I', owner);
     EXECUTE $create$
-      CREATE FUNCTION pgvpd.hello(OUT carrier text, OUT pid integer, OUT nonce text, OUT now bigint)
+      CREATE OR REPLACE FUNCTION pgvpd.hello(OUT carrier text, OUT pid integer, OUT nonce text, OUT now bigint)
       LANGUAGE plpgsql VOLATILE SECURITY DEFINER
       SET search_path = pg_catalog, pg_temp
       AS $$
@@ -182,7 +219,7 @@ BEGIN
     $create$;
     -- The variable: kid|expires|mac in hex|context. Whoever changes it has no context.
     EXECUTE $create$
-      CREATE FUNCTION pgvpd.set_context(kid integer, context text, expires bigint, mac bytea) RETURNS text
+      CREATE OR REPLACE FUNCTION pgvpd.set_context(kid integer, context text, expires bigint, mac bytea) RETURNS text
       LANGUAGE plpgsql VOLATILE SECURITY DEFINER
       SET search_path = pg_catalog, pg_temp
       AS $$
@@ -202,18 +239,32 @@ BEGIN
       SET search_path = pg_catalog, pg_temp
       AS $$
       DECLARE
-        parts text[] := regexp_match(current_setting('pgvpd.sealed', true), '^(\d{1,9})\|(\d{1,18})\|([0-9a-f]{64})\|(.+)$');
+        sealed text := current_setting('pgvpd.sealed', true);
+        key text := split_part(sealed, '|', 1);
+        expires text := split_part(sealed, '|', 2);
+        mac text := split_part(sealed, '|', 3);
+        context text := substr(sealed, length(key) + length(expires) + length(mac) + 4);
       BEGIN
-        IF parts IS NULL OR NOT pgvpd.is_authentic(parts[1]::integer,
-             concat_ws('|', 'pgvpd1s', pg_backend_pid(), pgvpd.session_start(), parts[2], current_database(), parts[4]),
-             decode(parts[3], 'hex')) THEN
+        -- By hand: a regular expression takes ten times as long as all the rest.
+        IF coalesce(context, '') = '' OR length(key) NOT BETWEEN 1 AND 9 OR length(expires) NOT BETWEEN 1 AND 18 OR length(mac) <> 64
+           OR translate(key || expires, '0123456789', '') <> '' OR translate(mac, '0123456789abcdef', '') <> '' THEN
           RETURN NULL;
         END IF;
-        IF parts[2]::bigint < extract(epoch FROM clock_timestamp()) THEN
+        IF NOT pgvpd.is_authentic(key::integer,
+             concat_ws('|', 'pgvpd1s', pg_backend_pid(), pgvpd.session_start(), expires, current_database(), context),
+             decode(mac, 'hex')) THEN
+          -- Rows that stay away without a word would be taken for an answer.
+          IF EXISTS (SELECT FROM pgvpd.context_keys k WHERE k.kid = key::integer AND NOT k.active) THEN
+            RAISE EXCEPTION 'pgvpd: the key that sealed the context of this session has been retired'
+              USING ERRCODE = 'invalid_authorization_specification', HINT = 'Connect again.';
+          END IF;
+          RETURN NULL;
+        END IF;
+        IF expires::bigint < extract(epoch FROM clock_timestamp()) THEN
           RAISE EXCEPTION 'pgvpd: the context of this session has expired'
             USING ERRCODE = 'invalid_authorization_specification', HINT = 'Connect again.';
         END IF;
-        RETURN parts[4];
+        RETURN context;
       END
       $$
     $create$;
@@ -225,7 +276,7 @@ BEGIN
       SET search_path = pg_catalog, pg_temp
       AS $$
       BEGIN
-        RETURN nullif(pgvpd.sealed_context()::json ->> lower($1), '');
+        RETURN nullif(pgvpd.sealed_context()::json ->> lower($1 COLLATE "C"), '');
       END
       $$
     $create$;
@@ -240,6 +291,14 @@ BEGIN
   FOREACH item IN ARRAY '{pgvpd.hello(),"pgvpd.set_context(integer,text,bigint,bytea)",pgvpd.context_value(text),"pgvpd.is_authentic(integer,text,bytea)"}'::text[] LOOP
     EXECUTE format('ALTER FUNCTION %s OWNER TO %I', item, owner);
   END LOOP;
+  -- Nobody else reads a key, whatever default privileges say.
+  FOR item IN
+    SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
+    FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+    WHERE c.oid = to_regclass('pgvpd.context_keys') AND a.grantee <> c.relowner
+  LOOP
+    EXECUTE format('REVOKE ALL ON pgvpd.context_keys FROM %s', item);
+  END LOOP;
   -- Everybody may call these: without a key nobody gets further than to an empty context.
   GRANT EXECUTE ON FUNCTION pgvpd.hello(), pgvpd.set_context(integer, text, bigint, bytea), pgvpd.context_value(text), pgvpd.seal_carrier() TO PUBLIC;
 END
@@ -251,17 +310,23 @@ COMMENT ON FUNCTION pgvpd.context_value(text) IS 'pgvpd: a value of the sealed c
 -- The readers that are installed get the mark that fits the carrier: a parallel worker has a pid of its own.
 DO $readers$
 DECLARE
+  previous_path text := pg_catalog.current_setting('search_path');
+  carrier text := pgvpd.seal_carrier();
   reader regprocedure;
 BEGIN
+  PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  IF carrier <> current_setting('pgvpd.installing_carrier') THEN
+    RAISE EXCEPTION 'the context is not sealed: an earlier statement of sql/seal.sql has failed' USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
   FOR reader IN
-    SELECT p.oid::pg_catalog.regprocedure FROM pg_catalog.pg_proc p
-    WHERE p.pronamespace OPERATOR(pg_catalog.=) 'public'::pg_catalog.regnamespace
-      AND p.proname OPERATOR(pg_catalog.=) ANY ('{current_tenant_id,pgvpd_context,pgvpd_context_array,pgvpd_context_uuid_array,pgvpd_context_contains,pgvpd_context_text_contains}'::pg_catalog.name[])
+    SELECT p.oid FROM pg_proc p
+    WHERE p.pronamespace = 'public'::regnamespace AND p.prosrc ~ '(pgvpd[.]context_value|public[.]pgvpd_context)'
+      AND p.proname IN ('current_tenant_id', 'pgvpd_context', 'pgvpd_context_array', 'pgvpd_context_uuid_array', 'pgvpd_context_contains', 'pgvpd_context_text_contains')
   LOOP
-    EXECUTE pg_catalog.format('ALTER FUNCTION %s PARALLEL %s', reader,
-      CASE pgvpd.seal_carrier() WHEN 'signed' THEN 'RESTRICTED' ELSE 'SAFE' END);
+    EXECUTE format('ALTER FUNCTION %s PARALLEL %s', reader, CASE carrier WHEN 'signed' THEN 'RESTRICTED' ELSE 'SAFE' END);
   END LOOP;
-  PERFORM pg_catalog.set_config('pgvpd.installing_carrier', '', false), pg_catalog.set_config('pgvpd.installing_owner', '', false);
-  RAISE NOTICE 'the context is sealed (carrier: %): sessions that do not come through pgvpd see no rows', pgvpd.seal_carrier();
+  PERFORM set_config('pgvpd.installing_carrier', '', false), set_config('pgvpd.installing_owner', '', false);
+  RAISE NOTICE 'the context is sealed (carrier: %): sessions that do not come through pgvpd see no rows', carrier;
+  PERFORM set_config('search_path', previous_path, true);
 END
 $readers$;

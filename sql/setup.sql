@@ -133,9 +133,8 @@ BEGIN
     COMMENT ON FUNCTION pgvpd.seal_carrier() IS 'pgvpd: how the context is sealed: none, slot or signed';
   END IF;
   IF pg_catalog.to_regprocedure('pgvpd.context_value(text)') IS NULL THEN
-    -- No SET here: whoever calls it directly changes nobody's answer but their own.
     CREATE FUNCTION pgvpd.context_value(name text) RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE
-      AS $$ BEGIN RETURN NULLIF(pg_catalog.current_setting($1, true), ''); END $$;
+      SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN nullif(current_setting($1, true), ''); END $$;
   END IF;
   GRANT EXECUTE ON FUNCTION pgvpd.seal_carrier(), pgvpd.context_value(text) TO PUBLIC;
 EXCEPTION WHEN insufficient_privilege THEN
@@ -494,6 +493,16 @@ BEGIN
 END
 $$;
 
+-- Does it read a session variable, although the context of this database is sealed? SQL of a tenant can set that.
+CREATE OR REPLACE FUNCTION pgvpd.reads_past_seal(expression text) RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  RETURN pgvpd.seal_carrier() <> 'none' AND regexp_replace(expression, '''([^'']|'''')*''', '''''', 'g') ~ '\mcurrent_setting\(';
+END
+$$;
+
 -- Does it say "... OR the context IS NULL", which opens the table to a session without a tenant?
 CREATE OR REPLACE FUNCTION pgvpd.opens_without_context(expression text) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE
@@ -546,6 +555,7 @@ BEGIN
     judged AS MATERIALIZED (
       SELECT a.polname, a.polcmd, a.polpermissive, a.is_public, e.aspect, e.commands,
              CASE WHEN NOT pgvpd.reads_context(e.expression) THEN format('does not read the tenant in its %s', e.clause)
+                  WHEN pgvpd.reads_past_seal(e.expression) THEN 'reads a session variable, which is not sealed'
                   WHEN NOT a.has_column THEN 'reads the tenant, but compares it with no column of the table'
                   WHEN pgvpd.opens_without_context(e.expression) THEN 'lets rows through when there is no tenant' END AS defect
       FROM applying a
@@ -598,18 +608,19 @@ END
 $$;
 
 -- Every ordinary and partitioned table, except those of the system, of pgvpd and of extensions. Tables of schema public
--- appear under their bare name.
+-- appear under their bare name. seal is how the context is sealed in this database: none, slot or signed.
 CALL pgvpd.make_way('pgvpd_status', '{app_role}', '{text}',
-  'TABLE(table_name text, rls_enabled boolean, rls_forced boolean, policy_count bigint, isolated boolean, reason text)', 1);
+  'TABLE(table_name text, rls_enabled boolean, rls_forced boolean, policy_count bigint, isolated boolean, reason text, seal text)', 1);
 CREATE OR REPLACE FUNCTION public.pgvpd_status(app_role text DEFAULT 'app_user')
-RETURNS TABLE (table_name text, rls_enabled boolean, rls_forced boolean, policy_count bigint, isolated boolean, reason text)
+RETURNS TABLE (table_name text, rls_enabled boolean, rls_forced boolean, policy_count bigint, isolated boolean, reason text, seal text)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT CASE WHEN n.nspname = 'public' THEN c.relname::text ELSE format('%I.%I', n.nspname, c.relname) END,
          c.relrowsecurity, c.relforcerowsecurity, p.policies, g.gaps = '{}',
          CASE WHEN g.gaps <> '{}' THEN array_to_string(g.gaps, '; ')
-              WHEN p.policies = 0 THEN 'no policy: no row is visible to anyone' END
+              WHEN p.policies = 0 THEN 'no policy: no row is visible to anyone' END,
+         pgvpd.seal_carrier()
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
   CROSS JOIN LATERAL (SELECT count(*) AS policies FROM pg_policy WHERE polrelid = c.oid) AS p

@@ -12,6 +12,7 @@ type Command = (args: string[]) => Promise<number>;
 const commands: Readonly<Record<string, () => Promise<Command>>> = {
   serve: async () => (await import("./cli/serve.ts")).serve,
   check: async () => (await import("./cli/check.ts")).check,
+  doctor: async () => (await import("./cli/doctor.ts")).doctor,
   explain: async () => (await import("./cli/explain.ts")).explain,
   key: async () => (await import("./cli/key.ts")).key,
   demo: async () => (await import("./cli/demo.ts")).demo,

@@ -2,9 +2,9 @@
  * Runs pgbench against a target and reads its figures. Called by the scenarios of queries and of connects. It never
  * keeps the user's own PG* variables: TLS and GSS are switched off, so that every peer sees the same bytes.
  */
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { cpus } from "node:os";
-import { delimiter, join } from "node:path";
+import { basename, delimiter, dirname, join } from "node:path";
 import type { Target } from "../peer.ts";
 import type { Workbench } from "./workbench.ts";
 
@@ -15,15 +15,21 @@ export interface PgbenchRun {
   readonly mode: QueryMode;
   /** How long to run, or how many transactions each client makes. */
   readonly length: { readonly seconds: number } | { readonly transactions: number };
+  /** A file with the transaction, in place of pgbench's own SELECT. */
+  readonly script?: string;
   /** A new connection for each transaction. */
   readonly reconnects?: boolean;
   /** Run pgbench itself on this core only. */
   readonly core?: number | undefined;
+  /** Note how long each transaction took. */
+  readonly isTimed?: boolean;
 }
 
 export interface PgbenchFigures {
   readonly transactions: number;
   readonly tps: number;
+  /** How long each transaction took, where the run was timed. */
+  readonly latenciesMs: readonly number[];
 }
 
 const startUpSeconds = 60;
@@ -33,21 +39,38 @@ export async function pgbench(workbench: Workbench, target: Target, run: Pgbench
   const threads = Math.min(run.clients, cpus().length, 4);
   const limit = "seconds" in run.length ? run.length.seconds : 0;
   const address = ["-h", target.host, "-p", String(target.port), "-U", target.user];
-  const load = ["-S", "-n", "-M", run.mode, "-c", String(run.clients), "-j", String(threads)];
+  const transaction = run.script === undefined ? ["-S"] : ["-f", run.script];
+  const load = [...transaction, "-n", "-M", run.mode, "-c", String(run.clients), "-j", String(threads)];
   const length = "seconds" in run.length ? ["-T", String(run.length.seconds)] : ["-t", String(run.length.transactions)];
-  const args = [...address, ...load, ...length, ...(run.reconnects === true ? ["-C"] : []), target.database];
+  const log = run.isTimed === true ? workbench.newPath("pgbench.log") : undefined;
+  const more = [
+    ...(run.reconnects === true ? ["-C"] : []),
+    ...(log === undefined ? [] : ["-l", `--log-prefix=${log}`]),
+  ];
+  const args = [...address, ...load, ...length, ...more, target.database];
   const [command, ...rest] =
     run.core === undefined ? [program, ...args] : ["taskset", "-c", String(run.core), program, ...args];
   const env = clientEnvironment(target.password);
   const output = await workbench.run(command ?? program, rest, limit + startUpSeconds, { env });
-  return readFigures(output);
+  return { ...readFigures(output), latenciesMs: log === undefined ? [] : readLatencies(log) };
 }
 
-function readFigures(output: string): PgbenchFigures {
+function readFigures(output: string): Pick<PgbenchFigures, "transactions" | "tps"> {
   const transactions = Number(output.match(/transactions actually processed: (\d+)/)?.[1]);
   const tps = Number(output.match(/^tps = ([\d.]+)/m)?.[1]);
   if (!(transactions > 0) || !(tps > 0)) throw new Error(`pgbench printed no figures: ${output.slice(-300)}`);
   return { transactions, tps };
+}
+
+/** Each thread of pgbench has a log of its own: `client transaction microseconds script seconds microseconds`. */
+function readLatencies(prefix: string): number[] {
+  const logs = readdirSync(dirname(prefix)).filter((name) => name.startsWith(`${basename(prefix)}.`));
+  const lines = logs.flatMap((name) =>
+    readFileSync(join(dirname(prefix), name), "utf8")
+      .trim()
+      .split("\n"),
+  );
+  return lines.map((line) => Number(line.split(" ")[2]) / 1000);
 }
 
 export function clientEnvironment(password: string): NodeJS.ProcessEnv {

@@ -17,8 +17,17 @@ export interface CpuTime {
 
 /** CPU time spent so far by all processes of a group, with what their finished children spent. */
 export function cpuTime(group: number | undefined): CpuTime | undefined {
-  if (group === undefined) return undefined;
-  const members = processesOf(group);
+  return group === undefined ? undefined : sumOf(processesOf(group));
+}
+
+/** The same of a process and its descendants, each of which may lead a group of its own, as PostgreSQL's do. */
+export function treeCpuTime(root: number | undefined): CpuTime | undefined {
+  if (root === undefined) return undefined;
+  const tree = new Set([root, ...descendantsOf(root)]);
+  return sumOf(allProcesses().filter(({ pid }) => tree.has(pid)));
+}
+
+function sumOf(members: readonly ProcessStat[]): CpuTime | undefined {
   if (members.length === 0) return undefined;
   let userTicks = 0;
   let systemTicks = 0;

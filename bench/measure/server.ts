@@ -7,23 +7,32 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Client } from "pg";
 import { availableVersions, startPostgres } from "../../test/support/postgres.ts";
-import type { Upstream } from "../peer.ts";
+import type { SealKind, Upstream } from "../peer.ts";
 import { clientEnvironment, findPgbench } from "./pgbench.ts";
 import type { Workbench } from "./workbench.ts";
 
 /** The version whose pgbench Debian's stable release has; the embedded one where it is not installed. */
 const preferredVersion = "15";
 const scale = 10;
-const maxConnections = 200;
+/** Room for the clients of login-burst, all at once. */
+const maxConnections = 260;
 const role = "app_user";
 const password = "bench";
 const databases = { trust: "bench_trust", scram: "bench_scram" } as const;
+const sealDatabases: Readonly<Record<SealKind, string>> = {
+  unsealed: "bench_unsealed",
+  slot: "bench_slot",
+  signed: "bench_signed",
+};
+/** Rows of the protected table for each of two tenants. */
+const tenantRows = 100_000;
 
 /** The superuser comes in without a password; clients by the rule of their database. */
 const hostAuthentication = `
 host all               postgres 127.0.0.1/32 trust
 host ${databases.trust} all     127.0.0.1/32 trust
 host ${databases.scram} all     127.0.0.1/32 scram-sha-256
+host ${Object.values(sealDatabases).join(",")} all 127.0.0.1/32 trust
 `;
 
 const settings = {
@@ -51,12 +60,24 @@ export function chooseVersion(wanted: string | undefined): string {
   throw new Error(`there is no PostgreSQL ${wanted} on this machine; there are ${available.join(", ")}`);
 }
 
-export async function startBenchServer(workbench: Workbench, version: string): Promise<BenchServer> {
+export async function startBenchServer(
+  workbench: Workbench,
+  version: string,
+  { sealed }: { readonly sealed: boolean },
+): Promise<BenchServer> {
   const server = await startPostgres({ version, auth: hostAuthentication, settings });
   workbench.onClose(() => server.stop());
 
   const { serverVersion, verifier } = await prepare(workbench, server.port);
-  const common = { host: server.host, port: server.port, user: role, password, maxConnections: maxConnections - 20 };
+  const seal = sealed ? await prepareSeal(workbench, server.port, version) : undefined;
+  const common = {
+    host: server.host,
+    port: server.port,
+    user: role,
+    password,
+    seal,
+    maxConnections: maxConnections - 20,
+  };
   return {
     version: serverVersion,
     postmaster: Number(readFileSync(join(server.dataDir, "postmaster.pid"), "utf8").split("\n", 1)[0]),
@@ -90,6 +111,36 @@ async function prepare(workbench: Workbench, port: number): Promise<{ serverVers
   ]);
   if (serverVersion === undefined || verifier === undefined) throw new Error(`${role} has no SCRAM verifier`);
   return { serverVersion, verifier };
+}
+
+/** Databases with a protected table: one as sql/setup.sql leaves it, and one for each carrier that the version has. */
+async function prepareSeal(workbench: Workbench, port: number, version: string): Promise<Upstream["seal"]> {
+  const program = join(import.meta.dirname, "../../dist/main.js");
+  const keyFile = join(workbench.folder, "context.key");
+  await workbench.run(process.execPath, [program, "key", "create", "--file", keyFile], 10);
+  const keys = await workbench.run(process.execPath, [program, "key", "install", "--file", keyFile], 10);
+  const sql = (name: string): string => readFileSync(join(import.meta.dirname, "../../sql", name), "utf8");
+
+  await asSuperuser(port, "postgres", [`CREATE DATABASE ${sealDatabases.unsealed}`]);
+  await asSuperuser(port, sealDatabases.unsealed, [
+    sql("setup.sql"),
+    "CREATE TABLE accounts (id int PRIMARY KEY, tenant_id text NOT NULL, balance int NOT NULL)",
+    `INSERT INTO accounts SELECT i, CASE WHEN i <= ${tenantRows} THEN 'acme' ELSE 'globex' END, i
+       FROM generate_series(1, ${2 * tenantRows}) AS i`,
+    "SELECT pgvpd_protect('accounts')",
+    "VACUUM ANALYZE accounts",
+  ]);
+  for (const carrier of Number(version) >= 15 ? (["slot", "signed"] as const) : (["signed"] as const)) {
+    const database = sealDatabases[carrier];
+    await asSuperuser(port, "postgres", [`CREATE DATABASE ${database} TEMPLATE ${sealDatabases.unsealed}`]);
+    await asSuperuser(port, database, [
+      `SET pgvpd.carrier = '${carrier}'`,
+      sql("seal.sql"),
+      keys,
+      "VACUUM ANALYZE accounts",
+    ]);
+  }
+  return { databases: sealDatabases, keyFile };
 }
 
 /** Runs statements one by one; returns the column `value` of the last one's rows. */

@@ -88,10 +88,12 @@ export class Workbench {
 
   /** Writes a configuration file that lives as long as the benchmark. */
   writeFile(name: string, text: string): string {
-    this.#fileCount += 1;
-    const path = join(this.folder, `${this.#fileCount}-${name}`);
-    writeFileSync(path, text, { mode: 0o644 });
-    return path;
+    return this.#write(name, text, 0o644);
+  }
+
+  /** The same for a file that its owner alone may read. */
+  writeSecretFile(name: string, text: string): string {
+    return this.#write(name, text, 0o600);
   }
 
   async spawn(command: string, args: readonly string[], options: SpawnOptions = {}): Promise<Child> {
@@ -136,6 +138,18 @@ export class Workbench {
   /** Stops and removes everything; a second call waits for the first one. */
   cleanUp(): Promise<void> {
     return (this.#cleaning ??= this.#clean());
+  }
+
+  /** For a file that another program writes. */
+  newPath(name: string): string {
+    this.#fileCount += 1;
+    return join(this.folder, `${this.#fileCount}-${name}`);
+  }
+
+  #write(name: string, text: string, mode: number): string {
+    const path = this.newPath(name);
+    writeFileSync(path, text, { mode });
+    return path;
   }
 
   async #clean(): Promise<void> {

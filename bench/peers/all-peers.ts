@@ -6,12 +6,14 @@ import { direct } from "./direct.ts";
 import { haproxy } from "./haproxy.ts";
 import { nodePipe } from "./node-pipe.ts";
 import { pgbouncer, pgbouncerLargeBuffer } from "./pgbouncer.ts";
-import { pgvpd, pgvpdOther } from "./pgvpd.ts";
+import { pgvpd, pgvpdOther, pgvpdScram, sealVariants } from "./pgvpd.ts";
 
 export const allPeers: readonly Peer[] = [
   direct,
   pgvpd,
   pgvpdOther,
+  pgvpdScram,
+  ...sealVariants,
   nodePipe,
   pgbouncer,
   pgbouncerLargeBuffer,

@@ -1,13 +1,15 @@
 /**
  * pgvpd as users run it: the built program with a configuration file, in passthrough. A second peer of the same shape
- * runs another build, which PGVPD_BENCH_OTHER names, to compare before and after in one run. It never imports from src/.
+ * runs another build, which PGVPD_BENCH_OTHER names, to compare before and after in one run; a third one checks the
+ * clients' passwords itself. It never imports from src/.
  */
 import { existsSync } from "node:fs";
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { freePort } from "../measure/workbench.ts";
-import type { Peer, Upstream } from "../peer.ts";
+import { freePort, type Workbench } from "../measure/workbench.ts";
+import type { Peer, SealKind, Upstream } from "../peer.ts";
+import { sealScenarioNames } from "../scenarios/seal.ts";
 import { startChild } from "./start-child.ts";
 
 const built = fileURLToPath(new URL("../../dist/main.js", import.meta.url));
@@ -18,8 +20,11 @@ interface PgvpdVariant {
   /** A main.js, which this Node runs, or an executable. */
   readonly program: string | undefined;
   readonly whyMissing: string;
+  readonly onlyIn?: readonly string[];
+  /** The database that the variant uses, and what it does with the context there. */
+  readonly seal?: SealKind;
   /** Lines that the variant adds to the configuration. */
-  readonly settings?: Readonly<Record<string, string>>;
+  settings?(upstream: Upstream, workbench: Workbench): Readonly<Record<string, string>>;
 }
 
 export const pgvpd = pgvpdPeer({ name: "pgvpd", program: built, whyMissing: "not built: npm run build" });
@@ -30,10 +35,36 @@ export const pgvpdOther = pgvpdPeer({
   whyMissing: "PGVPD_BENCH_OTHER does not name another build's dist/main.js or executable",
 });
 
+/** The same program with the context in a variable and sealed, each in a database of its own. */
+export const sealVariants: readonly Peer[] = (["unsealed", "slot", "signed"] as const).map((seal) =>
+  pgvpdPeer({
+    name: `pgvpd-${seal}`,
+    program: built,
+    whyMissing: "not built: npm run build",
+    onlyIn: sealScenarioNames,
+    seal,
+    settings: (upstream): Readonly<Record<string, string>> =>
+      seal === "unsealed" ? {} : { context_seal: "require", context_key_file: upstream.seal?.keyFile ?? "" },
+  }),
+);
+
+/** Ends SCRAM itself, with the verifier that the role has on the server: the client's proof opens that too. */
+export const pgvpdScram = pgvpdPeer({
+  name: "pgvpd-scram",
+  program: built,
+  whyMissing: "not built: npm run build",
+  onlyIn: ["connect-scram", "login-burst"],
+  settings: ({ user, scramVerifier }, workbench) => ({
+    client_auth: "scram",
+    credentials_file: workbench.writeSecretFile("credentials.txt", `"${user}" "${scramVerifier ?? ""}"\n`),
+  }),
+});
+
 function pgvpdPeer(variant: PgvpdVariant): Peer {
   const { name, program = "" } = variant;
   return {
     name,
+    ...(variant.onlyIn === undefined ? {} : { onlyIn: variant.onlyIn }),
     async probe() {
       if (!existsSync(program)) return { missing: variant.whyMissing };
       const { command, args } = invocation(program);
@@ -42,26 +73,32 @@ function pgvpdPeer(variant: PgvpdVariant): Peer {
     },
     async start(upstream, workbench) {
       const port = await freePort();
-      const config = workbench.writeFile(`${name}.conf`, configuration(variant, upstream, port));
+      const config = workbench.writeFile(`${name}.conf`, configuration(variant, upstream, port, workbench));
       const { command, args } = invocation(program);
-      const target = { ...upstream, host: "127.0.0.1", port, user: `${upstream.user}.${tenant}` };
+      const database = variant.seal === undefined ? upstream.database : databaseOf(variant.seal, upstream);
+      const target = { ...upstream, host: "127.0.0.1", port, user: `${upstream.user}.${tenant}`, database };
       return startChild(workbench, { command, args: [...args, "--config", config], target });
     },
   };
+}
+
+function databaseOf(kind: SealKind, { seal }: Upstream): string {
+  if (seal === undefined) throw new Error("there is no database for it");
+  return seal.databases[kind];
 }
 
 function invocation(program: string): { command: string; args: string[] } {
   return program.endsWith(".js") ? { command: process.execPath, args: [program] } : { command: program, args: [] };
 }
 
-function configuration(variant: PgvpdVariant, upstream: Upstream, port: number): string {
+function configuration(variant: PgvpdVariant, upstream: Upstream, port: number, workbench: Workbench): string {
   const settings = {
     listen_host: "127.0.0.1",
     port,
     upstream_host: upstream.host,
     upstream_port: upstream.port,
     log_level: "warn",
-    ...variant.settings,
+    ...variant.settings?.(upstream, workbench),
   };
   return Object.entries(settings)
     .map(([key, value]) => `${key} = ${value}\n`)

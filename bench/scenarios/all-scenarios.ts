@@ -5,6 +5,15 @@ import type { Scenario } from "../scenario.ts";
 import { copyScenarios } from "./bulk-copy.ts";
 import { connectScenarios } from "./connects.ts";
 import { idleMemory } from "./idle-memory.ts";
+import { loginBurst } from "./login-burst.ts";
 import { queryScenarios } from "./queries.ts";
+import { sealScenarios } from "./seal.ts";
 
-export const allScenarios: readonly Scenario[] = [...queryScenarios, ...connectScenarios, ...copyScenarios, idleMemory];
+export const allScenarios: readonly Scenario[] = [
+  ...queryScenarios,
+  ...connectScenarios,
+  loginBurst,
+  ...copyScenarios,
+  ...sealScenarios,
+  idleMemory,
+];

@@ -2,44 +2,30 @@
  * What a database says about the configuration: whether its policies read a context that pgvpd sets, and whether the roles
  * that tenants get are held by row-level security. It reads catalogs, which every role may, and changes nothing.
  */
-import { Client } from "pg";
+import type { Client } from "pg";
+import { readDatabaseUrl, type DatabaseUrl } from "../config/database-url.ts";
 import type { Config } from "../config/settings.ts";
+import { describeFailure, withDatabase } from "./database-session.ts";
 import { POLICY_QUESTION, judgePolicies, type PolicyRow } from "./policies.ts";
 import { ROLE_QUESTION, judgeOwnRole, judgeRoles, rolesOf, type RoleRow } from "./roles.ts";
 import type { Finding } from "./finding.ts";
 
-const CONNECT_LIMIT_MS = 10_000;
-const QUERY_LIMIT_MS = 30_000;
-
 /** @param url of a database behind pgvpd, as `postgres://user@host/database`; it is never repeated. */
 export async function checkDatabase(url: string, config: Config): Promise<Finding[]> {
-  if (!/^postgres(ql)?:\/\//.test(url)) {
-    return [{ verdict: "error", text: "database: --database-url: expected postgres://USER@HOST:PORT/DATABASE" }];
+  let server: DatabaseUrl;
+  try {
+    server = readDatabaseUrl(url);
+  } catch (error) {
+    return [{ verdict: "error", text: `database: --database-url: ${(error as Error).message}` }];
   }
   try {
-    const client = new Client({
-      connectionString: url,
-      application_name: "pgvpd check",
-      connectionTimeoutMillis: CONNECT_LIMIT_MS,
-      query_timeout: QUERY_LIMIT_MS,
-    });
-    client.on("error", () => {}); // the query under way rejects with it
-    try {
-      await client.connect();
-      return await ask(client, config);
-    } finally {
-      await client.end().catch(() => {});
-    }
+    return await withDatabase(server, "pgvpd check", (client) => ask(client, config));
   } catch (error) {
-    const { message, code } = error as NodeJS.ErrnoException;
-    return [{ verdict: "error", text: `database: ${message || code || "it cannot be reached"}` }];
+    return [{ verdict: "error", text: `database: ${describeFailure(error)}` }];
   }
 }
 
 async function ask(client: Client, config: Config): Promise<Finding[]> {
-  // Somebody's own operators and functions must not be found in front of PostgreSQL's.
-  await client.query("SELECT pg_catalog.set_config('search_path', 'pg_catalog', false)");
-  await client.query("SET default_transaction_read_only = on");
   const { rows: servers } = await client.query<{ database: string; role: string; version: string }>(
     "SELECT current_database()::text AS database, session_user::text AS role, current_setting('server_version') AS version",
   );

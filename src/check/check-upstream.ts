@@ -1,47 +1,58 @@
 /**
  * Whether PostgreSQL answers where `upstream_host` and `upstream_port` say. Every address of a name is asked, as a session
- * may get any of them: an SSLRequest, which is answered by one byte before any login.
+ * may get any of them: with an SSLRequest, which is answered by one byte before any login, and where `upstream_tls` is on
+ * with a whole handshake.
  */
 import { lookup } from "node:dns/promises";
 import { once } from "node:events";
 import { isIP } from "node:net";
 import { join } from "node:path";
+import type { TLSSocket } from "node:tls";
 import type { Config } from "../config/settings.ts";
+import { ProxyError } from "../errors/proxy-error.ts";
 import { systemClock } from "../lib/clock.ts";
 import { Deadline, raceAbort } from "../lib/deadline.ts";
 import { connectTo, describeAddress, type UpstreamAddress } from "../proxy/upstream/dial.ts";
+import { askForTls, UpstreamTls } from "../proxy/upstream/upstream-tls.ts";
 import type { Finding } from "./finding.ts";
 
-type UpstreamConfig = Pick<Config, "upstreamHost" | "upstreamPort" | "tcpKeepalive" | "tcpKeepidleMs">;
-
-/** Int32(8) length, Int32(80877103) SSLRequest. [PG protocol-message-formats/SSLREQUEST] */
-const SSL_REQUEST = Buffer.from("0000000804d2162f", "hex");
-
 const LIMIT_MS = 5_000;
+
+/** What an address was found to be: a session goes on to the next one where it is not `reached`, and ends where it is `wrong`. */
+interface Probed {
+  readonly outcome: "reached" | "not reached" | "wrong";
+  readonly text: string;
+}
 
 /**
  * A finding for each address.
  *
  * @param limitMs for the name, and again for each address.
  */
-export async function checkUpstream(config: UpstreamConfig, limitMs = LIMIT_MS): Promise<Finding[]> {
+export async function checkUpstream(config: Config, limitMs = LIMIT_MS): Promise<Finding[]> {
   let addresses: readonly UpstreamAddress[];
+  let tls: UpstreamTls | undefined;
+  try {
+    tls = config.upstreamTls ? new UpstreamTls(config) : undefined;
+  } catch {
+    // check-files.ts says why.
+    return [{ verdict: "not checked", text: "upstream: the files of its TLS have to be right first" }];
+  }
   try {
     addresses = await findAddresses(config, limitMs);
   } catch (error) {
     return [{ verdict: "error", text: `upstream: ${config.upstreamHost}: ${explain(error)}` }];
   }
-  const problems = await Promise.all(addresses.map((address) => probe(address, config, limitMs)));
-  const isReached = problems.includes(undefined);
+  const probed = await Promise.all(addresses.map((address) => probe(address, config, tls, limitMs)));
+  const isAnyReached = probed.some(({ outcome }) => outcome === "reached");
   return addresses.map((address, index) => {
-    const text = `upstream: ${describeAddress(address)}: ${problems[index] ?? "PostgreSQL answers"}`;
-    if (problems[index] === undefined) return { verdict: "ok", text };
-    // A session tries one address after the other, so that one is enough.
-    return { verdict: isReached ? "warning" : "error", text };
+    const { outcome, text } = probed[index] as Probed;
+    const verdict = outcome === "reached" ? "ok" : outcome === "not reached" && isAnyReached ? "warning" : "error";
+    return { verdict, text: `upstream: ${describeAddress(address)}: ${text}` };
   });
 }
 
-async function findAddresses(config: UpstreamConfig, limitMs: number): Promise<readonly UpstreamAddress[]> {
+async function findAddresses(config: Config, limitMs: number): Promise<readonly UpstreamAddress[]> {
   const { upstreamHost: host, upstreamPort: port } = config;
   if (host.startsWith("/")) return [{ path: join(host, `.s.PGSQL.${port}`) }];
   if (isIP(host) !== 0) return [{ host, port }];
@@ -50,34 +61,57 @@ async function findAddresses(config: UpstreamConfig, limitMs: number): Promise<r
   return found.map(({ address }) => ({ host: address, port }));
 }
 
-/** @returns what is wrong, or undefined where a PostgreSQL server answers. */
-async function probe(address: UpstreamAddress, config: UpstreamConfig, limitMs: number): Promise<string | undefined> {
+async function probe(
+  address: UpstreamAddress,
+  config: Config,
+  tls: UpstreamTls | undefined,
+  limitMs: number,
+): Promise<Probed> {
   using deadline = limit(limitMs);
+  const { signal } = deadline;
   try {
-    const socket = await connectTo(address, config, deadline.signal);
+    const socket = await connectTo(address, config, signal);
     try {
-      socket.write(SSL_REQUEST);
-      // Rejects with the error of a connection that is reset.
-      const answered = once(socket, "data", { signal: deadline.signal });
-      const ended = once(socket, "end", { signal: deadline.signal }).then((): [Buffer] => [Buffer.alloc(0)]);
-      const [answer] = (await raceAbort(Promise.race([answered, ended]), deadline.signal)) as [Buffer];
-      return judge(answer);
+      if (tls === undefined) return judge(await askForTls(socket, signal));
+      const encrypted = await tls.encrypt(socket, signal);
+      const refusal = await close(encrypted, signal);
+      if (refusal !== undefined) return { outcome: "wrong", text: refusal };
+      const verified = config.upstreamTlsVerify ? "its certificate is verified" : "its certificate is not verified";
+      return { outcome: "reached", text: `PostgreSQL answers over TLS, ${verified}` };
     } finally {
-      socket.on("error", () => {}); // of a socket that nobody waits for any more
       socket.destroy();
     }
   } catch (error) {
-    return explain(error);
+    return { outcome: error instanceof ProxyError ? "wrong" : "not reached", text: explain(error) };
+  }
+}
+
+/**
+ * Closes in order: the server logs a connection that is cut off. Only now it tells of a certificate that it does not take.
+ *
+ * @returns what it says then.
+ */
+async function close(socket: TLSSocket, signal: AbortSignal): Promise<string | undefined> {
+  const closed = once(socket, "close");
+  socket.end();
+  socket.resume();
+  try {
+    await raceAbort(closed, signal);
+    return undefined;
+  } catch (error) {
+    signal.throwIfAborted();
+    const { reason } = error as { reason?: string };
+    return reason && `it refuses upstream_tls_cert (${reason}): does its ssl_ca_file hold the authority?`;
   }
 }
 
 /** S: TLS is possible. N: it is not. E: PostgreSQL before it could do either, with an error. */
-function judge(answer: Buffer): string | undefined {
-  const text = answer.toString("latin1");
-  if (text === "S" || text === "N") return undefined;
-  if (text === "") return "it closed the connection without an answer: is it PostgreSQL?";
-  if (/^E(\0|could not fork)/.test(text)) return "PostgreSQL answers with an error: look into its log";
-  return "what answers there is not PostgreSQL";
+function judge(answer: string): Probed {
+  if (answer === "S" || answer === "N") return { outcome: "reached", text: "PostgreSQL answers" };
+  const other = (text: string): Probed => ({ outcome: "not reached", text });
+  if (answer === "") return other("it closed the connection without an answer: is it PostgreSQL?");
+  if (/^E(\0|could not fork)/.test(answer)) return other("PostgreSQL answers with an error: look into its log");
+  return other("what answers there is not PostgreSQL");
 }
 
 function limit(limitMs: number): Deadline {
@@ -85,6 +119,7 @@ function limit(limitMs: number): Deadline {
 }
 
 function explain(error: unknown): string {
+  if (error instanceof ProxyError) return explainTls(error);
   const { code, message } = error as NodeJS.ErrnoException;
   const known: Record<string, string> = {
     ECONNREFUSED: "nothing listens there",
@@ -97,4 +132,11 @@ function explain(error: unknown): string {
     ENETUNREACH: "the network cannot be reached",
   };
   return known[code ?? ""] ?? (message || code || "it cannot be reached");
+}
+
+/** With the cause, which a client never sees: the names of a certificate, say. */
+function explainTls({ message, cause }: ProxyError): string {
+  if (!(cause instanceof Error)) return message;
+  const { reason } = cause as { reason?: string };
+  return `${message} (${reason ?? cause.message})`;
 }

@@ -12,7 +12,8 @@ The data is kept for the next time.
 Options:
   -p, --port PORT         where pgvpd listens (default 6432), or the next free port
       --fresh             forget the data of earlier demos
-      --database-url URL  use another PostgreSQL server: creates the database pgvpd_demo and a role there, and asks first
+      --database-url URL  use another PostgreSQL server: creates the database pgvpd_demo and a role there, and asks
+                          first; sslmode in the URL is disable, require, verify-ca or verify-full, sslrootcert a CA
       --yes               do not ask
       --once              end after the showcase
       --data-dir DIR      keep data and passwords in DIR

@@ -17,6 +17,7 @@ Usage: pgvpd [serve] [--config FILE] [settings]
 Commands:
   serve           run the proxy; it need not be written
   check           say what is wrong with a configuration; ask PostgreSQL
+  doctor          say what in a database lets tenants reach each other's rows
   explain USER    what pgvpd would make of a client that connects as USER
   key             keys that the context is sealed with
   demo            start a PostgreSQL of its own and show isolation on it
@@ -55,6 +56,7 @@ const versionUsage = "Usage: pgvpd version\n";
 const usageOf: ReadonlyMap<string, () => Promise<string>> = new Map([
   ["serve", () => Promise.resolve(serveUsage)],
   ["check", async () => (await import("./check.ts")).checkUsage],
+  ["doctor", async () => (await import("./doctor.ts")).doctorUsage],
   ["explain", async () => (await import("./explain.ts")).explainUsage],
   ["key", async () => (await import("./key.ts")).keyUsage],
   ["demo", async () => (await import("./demo.ts")).demoUsage],

@@ -2,18 +2,10 @@
  * `pgvpd key`: the keys that the context is sealed with. `create` and `rotate` write the file that pgvpd reads,
  * `install` prints the SQL that makes the database accept exactly the keys of that file.
  */
-import { appendFileSync, existsSync, writeFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { ConfigError } from "../config/config-error.ts";
-import {
-  createKeyFile,
-  createSealKeyLine,
-  readSealKeys,
-  renderKeyInstallation,
-  type SealKey,
-} from "../config/seal-keys.ts";
-
-const MODE = 0o600;
+import { addKey, createKeyFile, keepLastKey, readSealKeys, renderKeyInstallation } from "../config/seal-keys.ts";
 
 export const keyUsage = `Usage: pgvpd key create|rotate|install|retire --file FILE
 
@@ -32,6 +24,9 @@ A key is changed without an interruption in this order:
   pgvpd key retire --file context.key
   pgvpd key install --file context.key | psql -d mydb
 
+With the signed carrier retire a key only when context_seal_ttl has passed since the
+reload: a session that it sealed is refused its rows from then on. The slot does not mind.
+
 The SQL holds the keys: let nobody read it, and write it to no log.
 
 Options:
@@ -46,14 +41,10 @@ const actions: Readonly<Record<string, (file: string) => void>> = {
     say(`wrote ${file} with key 1: now pgvpd key install --file ${file} | psql -d your_database`);
   },
   rotate(file) {
-    const kid = Math.max(...readSealKeys(file).map((key) => key.kid)) + 1;
-    appendFileSync(file, createSealKeyLine(kid));
-    say(`added key ${kid}: install it before pgvpd is reloaded`);
+    say(`added key ${addKey(file)}: install it before pgvpd is reloaded`);
   },
   retire(file) {
-    const last = readSealKeys(file).at(-1) as SealKey;
-    writeFileSync(file, `${last.kid} ${last.bytes.toString("base64")}\n`, { mode: MODE });
-    say(`${file} holds key ${last.kid} alone: install it, and the database refuses the others`);
+    say(`${file} holds key ${keepLastKey(file)} alone: install it, and the database refuses the others`);
   },
   install(file) {
     process.stdout.write(renderKeyInstallation(readSealKeys(file)));

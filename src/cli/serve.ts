@@ -33,7 +33,7 @@ function reload(proxy: ProxyServer, log: Logger): void {
     proxy.reload();
     log.info("reloaded certificates and credentials; other settings take effect with a restart");
   } catch (error) {
-    log.error({ err: error }, `could not reload, everything stays as it was: ${(error as Error).message}`);
+    log.error(`could not reload, everything stays as it was: ${(error as Error).message}`);
   }
 }
 

@@ -79,6 +79,7 @@ export function checkContextVariables(names: readonly string[]): void {
 export function checkInjectedVariable(name: string): void {
   checkContextVariables([name]);
   if (!name.includes(".")) throw new SettingError(`"${name}" is no variable of the context: those have a dot`);
+  if (name.toLowerCase().startsWith("pgvpd.")) throw new SettingError(`"${name}" is pgvpd's own`);
 }
 
 export function checkRole(role: string): void {

@@ -42,6 +42,12 @@ export function suggest(name: string, known: ReadonlyMap<string, string>): strin
     if (ours === null) return `PgBouncer's ${folded} has no counterpart here`;
     if (ours !== undefined) return `PgBouncer's ${folded} is ${known.get(ours) ?? ours} here`;
   }
+  return nearest(name, known);
+}
+
+/** `did you mean X?` for a name that is spelled like a known one, or an empty text. */
+export function nearest(name: string, known: ReadonlyMap<string, string>): string {
+  const folded = name.toLowerCase().replaceAll("-", "_");
   let best: string | undefined;
   let bestDistance = Math.max(2, Math.floor(name.length / 3)) + 1;
   for (const [candidate, written] of known) {

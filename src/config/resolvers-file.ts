@@ -2,10 +2,11 @@
  * resolvers.toml: queries that derive further context from the database. Read whole, checked whole: every problem is told
  * at once, with the line of its resolver. What only the database can say about a query, `pgvpd check` asks it.
  */
+import { isUtf8 } from "node:buffer";
 import { readFileSync } from "node:fs";
 import { parse, TomlError } from "smol-toml";
 import { checkInjectedVariable } from "./names.ts";
-import { suggest } from "./nearest-name.ts";
+import { nearest } from "./nearest-name.ts";
 import { oneLine, quoted } from "./one-line.ts";
 import { explainFileError } from "./secret-file.ts";
 import { SettingError } from "./setting-types.ts";
@@ -99,14 +100,17 @@ export function loadResolvers(
   code: readonly CodeResolver[],
   contextVariables: readonly string[],
 ): ResolverPlan {
-  return parseResolvers(path === undefined ? "" : readText(path), path ?? "", contextVariables, code);
+  const plan = parseResolvers(path === undefined ? "" : readText(path), path ?? "", contextVariables, code);
+  if (path !== undefined && plan.length === 0) throw new ResolversError([`${path}: there is no [[resolver]] in it`]);
+  return plan;
 }
 
 function readText(path: string): string {
   try {
     const bytes = readFileSync(path);
     if (bytes.length > MAX_FILE_BYTES) throw new Error("it is larger than 1 MiB");
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    if (!isUtf8(bytes)) throw new Error("it is not UTF-8");
+    return bytes.toString();
   } catch (error) {
     throw new ResolversError([`${path}: ${explainFileError(error as NodeJS.ErrnoException)}`]);
   }
@@ -130,8 +134,9 @@ export function parseResolvers(
   const problems: string[] = [];
   const tables = readTables(text, path, problems);
   const lines = headerLines(text);
+  const isEachSeen = lines.length === tables.length;
   const entries = [
-    ...tables.map((table, index) => readEntry(table, `${path}:${lines[index] ?? 1}`, problems)),
+    ...tables.map((table, index) => readEntry(table, isEachSeen ? `${path}:${lines[index]}` : path, problems)),
     ...code.map((resolver) => readCode(resolver, problems)),
   ];
   checkNames(entries, problems);
@@ -150,26 +155,53 @@ function readTables(text: string, path: string, problems: string[]): Record<stri
     throw new ResolversError([`${path}:${error.line}: ${error.message.split("\n")[0]}`]);
   }
   for (const key of Object.keys(document)) {
-    if (key !== "resolver") problems.push(`${path}: there is no ${quoted(key)}: a resolver begins with [[resolver]]`);
+    if (key === "resolver") continue;
+    problems.push(`${path}${lineOf(key, text)}: there is no ${quoted(key)}: a resolver begins with [[resolver]]`);
   }
   const list = document["resolver"] ?? [];
-  if (!Array.isArray(list) || list.some((entry) => typeof entry !== "object")) {
-    throw new ResolversError([...problems, `${path}: a resolver begins with [[resolver]], in double brackets`]);
+  if (!Array.isArray(list) || !list.every(isTable)) {
+    const where = `${path}${lineOf("resolver", text)}`;
+    throw new ResolversError([...problems, `${where}: a resolver begins with [[resolver]], in double brackets`]);
   }
   if (list.length > MAX_RESOLVERS) problems.push(`${path}: at most ${MAX_RESOLVERS} resolvers`);
-  return list as Record<string, unknown>[];
+  return list;
 }
 
-/** The line of each `[[resolver]]`. */
+function isTable(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Date);
+}
+
+/** The line of each `[[resolver]]`; also of what only looks so, inside a string. */
 function headerLines(text: string): number[] {
   return text.split("\n").flatMap((line, index) => (/^\s*\[\[\s*resolver\s*\]\]/.test(line) ? [index + 1] : []));
+}
+
+/** Of the first line that has `word`. */
+function lineOf(word: string, text: string): string {
+  const index = text.split("\n").findIndex((line) => line.includes(word));
+  return index === -1 ? "" : `:${index + 1}`;
+}
+
+/** `: did you mean X?` behind a name that is none, or nothing. */
+function meaning(name: string, known: readonly string[]): string {
+  const hint = nearest(name, new Map(known.map((one) => [one.toLowerCase(), one])));
+  return hint && `: ${hint}`;
 }
 
 type Table = Readonly<Record<string, unknown>>;
 
 const FIELDS = [
-  ...["name", "query", "params", "inject", "required", "depends_on", "cache_ttl"],
-  ...["timeout", "rows", "on_change", "inject_role"],
+  "name",
+  "query",
+  "params",
+  "inject",
+  "inject_role",
+  "required",
+  "depends_on",
+  "cache_ttl",
+  "timeout",
+  "rows",
+  "on_change",
 ];
 
 function readEntry(table: Table, line: string, problems: string[]): Entry {
@@ -181,8 +213,7 @@ function readEntry(table: Table, line: string, problems: string[]): Entry {
   }
   for (const key of Object.keys(table)) {
     if (FIELDS.includes(key) || table[key] === undefined) continue;
-    const hint = suggest(key, new Map(FIELDS.map((field) => [field, field])));
-    complain(`there is no ${quoted(key)}${hint && `: ${hint}`}`);
+    complain(`there is no ${quoted(key)}${meaning(key, FIELDS)}`);
   }
 
   const query = typeof table["query"] === "string" ? table["query"] : "";
@@ -246,9 +277,8 @@ function checkQuery(query: string, params: readonly string[], complain: Complain
 
 /** One that is required, or gives the role, may inject nothing. */
 function readInjections(value: unknown, mayBeNone: boolean, complain: Complain): Injection[] {
-  const isTable = typeof value === "object" && value !== null && !Array.isArray(value);
-  const pairs = isTable ? Object.entries(value) : [];
-  const mayBeEmpty = mayBeNone && (value === undefined || isTable);
+  const pairs = isTable(value) ? Object.entries(value) : [];
+  const mayBeEmpty = mayBeNone && (value === undefined || isTable(value));
   if (pairs.length === 0 && !mayBeEmpty) complain('inject: expected { "app.variable" = "column" }');
   const found: Injection[] = [];
   for (const [variable, column] of pairs) {
@@ -308,8 +338,7 @@ function checkNames(entries: readonly Entry[], problems: string[]): void {
   for (const { dependsOn, where } of entries) {
     for (const name of dependsOn) {
       if (seen.has(name)) continue;
-      const hint = suggest(name, new Map([...seen.keys()].map((known) => [known, known])));
-      problems.push(`${where}: depends_on: there is no resolver ${quoted(name)}${hint && `: ${hint}`}`);
+      problems.push(`${where}: depends_on: there is no resolver ${quoted(name)}${meaning(name, [...seen.keys()])}`);
     }
   }
 }
@@ -337,9 +366,10 @@ function orderByDependency(
       resolver.inject.map(({ variable }): [string, string] => [variable.toLowerCase(), resolver.name]),
     ),
   );
+  const names = new Set(entries.map(({ resolver }) => resolver.name));
   const waiting = new Map<Entry, Set<string>>();
   for (const entry of entries) {
-    const needs = new Set(entry.dependsOn);
+    const needs = new Set(entry.dependsOn.filter((name) => names.has(name)));
     for (const param of entry.resolver.params) {
       const giver = giverOf.get(param.toLowerCase());
       if (giver !== undefined) needs.add(giver);
@@ -353,16 +383,14 @@ function orderByDependency(
   const plan: Resolver[][] = [];
   const done = new Set<string>();
   while (waiting.size > 0) {
-    const ready = [...waiting]
-      .filter(([, needs]) => [...needs].every((name) => done.has(name)))
-      .map(([entry]) => entry);
-    if (ready.length === 0) {
-      const names = [...waiting.keys()].map(({ resolver }) => resolver.name);
-      if (problems.length === 0)
-        problems.push(`${cycleOf(waiting)}: resolvers depend on each other: ${names.join(", ")}`);
-      break;
+    const ready = [...waiting].filter(([, needs]) => [...needs].every((name) => done.has(name))).map(([one]) => one);
+    const circle = ready.length === 0 ? circleIn(waiting) : [];
+    const [first] = circle;
+    if (first !== undefined) {
+      const members = [...circle, first].map(({ resolver }) => resolver.name);
+      problems.push(`${first.where}: resolvers need each other: ${members.join(" needs ")}`);
     }
-    for (const entry of ready) {
+    for (const entry of [...ready, ...circle]) {
       waiting.delete(entry);
       done.add(entry.resolver.name);
     }
@@ -377,13 +405,15 @@ function orderByDependency(
   return plan;
 }
 
-/** The first resolver that is part of a circle, rather than one that only waits for it. */
-function cycleOf(waiting: ReadonlyMap<Entry, ReadonlySet<string>>): string {
+/** Resolvers of which each needs the next, and the last one the first. Each of `waiting` needs another one of them. */
+function circleIn(waiting: ReadonlyMap<Entry, ReadonlySet<string>>): Entry[] {
   const byName = new Map([...waiting.keys()].map((entry) => [entry.resolver.name, entry]));
+  const path: Entry[] = [];
   let [entry] = waiting.keys();
-  for (let steps = 0; steps < waiting.size; steps += 1) {
-    const next = [...(waiting.get(entry as Entry) ?? [])].find((name) => byName.has(name));
-    entry = next === undefined ? entry : byName.get(next);
+  while (entry !== undefined && !path.includes(entry)) {
+    path.push(entry);
+    const next = [...(waiting.get(entry) ?? [])].find((name) => byName.has(name));
+    entry = next === undefined ? undefined : byName.get(next);
   }
-  return entry?.where ?? "";
+  return entry === undefined ? path : path.slice(path.indexOf(entry));
 }

@@ -13,9 +13,9 @@ export interface QueryOutline {
 /** One alternative for each thing to step over; the last one takes what is left, character by character. */
 const TOKEN = new RegExp(
   [
-    String.raw`--[^\n]*`,
+    String.raw`--[^\n\r]*`,
     String.raw`/\*`,
-    String.raw`[eE]'(?:[^'\\]|\\[\s\S]|'')*(?:'|$)`,
+    String.raw`[eE]'(?:[^'\\]|\\[\s\S]?|'')*(?:'|$)`,
     String.raw`'(?:[^']|'')*(?:'|$)`,
     String.raw`"(?:[^"]|"")*(?:"|$)`,
     String.raw`\$(?:[A-Za-z_\u0080-\uffff][\w\u0080-\uffff]*)?\$`,

@@ -2,7 +2,7 @@
  * Certificates, keys and CAs of one side, read from the files that the settings name and made into what node:tls takes.
  * What node:tls itself would notice only in a handshake, or never, is refused here.
  */
-import { createPrivateKey, X509Certificate } from "node:crypto";
+import { constants, createPrivateKey, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createSecureContext, type SecureContext } from "node:tls";
 import { oneLine } from "./one-line.ts";
@@ -14,8 +14,11 @@ interface FileSetting {
   readonly path: string | undefined;
 }
 
+/** As PostgreSQL has it: a session that is resumed would bring no certificate, and nobody needs to renegotiate. */
+const SECURE_OPTIONS = constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION;
+
 /**
- * TLS 1.2 at least.
+ * TLS 1.2 at least, no session tickets, no renegotiation.
  *
  * @throws Error with a text for the operator: the setting, the file, and what is wrong with it.
  */
@@ -32,6 +35,7 @@ export function loadTlsFiles(files: Record<"cert" | "key" | "ca", FileSetting>):
       ...(key && { key }),
       ...(ca && { ca }),
       minVersion: "TLSv1.2",
+      secureOptions: SECURE_OPTIONS,
     });
   } catch (cause) {
     const given = Object.values(files).filter(({ path }) => path !== undefined);

@@ -97,12 +97,24 @@ export async function createDemoDatabase(
 async function withClient<T>(server: DemoServer, database: string, work: (client: Client) => Promise<T>): Promise<T> {
   const client = new Client(server.client(database));
   client.on("error", () => {}); // the query under way rejects with it
-  await client.connect();
+  try {
+    await client.connect();
+  } catch (cause) {
+    throw explainTls(cause as NodeJS.ErrnoException);
+  }
   try {
     return await work(client);
   } finally {
     await client.end().catch(() => {});
   }
+}
+
+/** The same error, or for a certificate that is not trusted one that says what to do. */
+function explainTls(cause: NodeJS.ErrnoException): Error {
+  const isUnknown = /SELF_SIGNED|UNABLE_TO/.test(cause.code ?? "");
+  if (!isUnknown) return cause;
+  const advice = "name its authority with sslrootcert=FILE in --database-url, or do not verify with sslmode=require";
+  return new Error(`the server's certificate is not trusted (${cause.message}): ${advice}`, { cause });
 }
 
 /** All or nothing; tables of an earlier run keep their rows. The rows come first: protected tables take none without a tenant. */

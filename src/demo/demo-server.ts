@@ -6,6 +6,8 @@ import { existsSync } from "node:fs";
 import { readdir, rename, rm } from "node:fs/promises";
 import path from "node:path";
 import { Client, type ClientConfig } from "pg";
+import { readDatabaseUrl, type DatabaseUrl } from "../config/database-url.ts";
+import type { SettingValues } from "../config/load.ts";
 import type { DemoFolder } from "./demo-folder.ts";
 import { createCluster, startServer, stopStaleServer } from "./embedded-postgres.ts";
 import { findEmbeddedPostgres } from "./postgres-binaries.ts";
@@ -16,6 +18,8 @@ import { bold, progress, say } from "./terminal.ts";
 export interface DemoServer extends AsyncDisposable {
   readonly host: string;
   readonly port: number;
+  /** pgvpd's settings of TLS to it. */
+  readonly tls: SettingValues;
   /** The demo may do as it likes in a server that it started. */
   readonly isOurs: boolean;
   /** Settles when a server that we started ends; never for another one. */
@@ -58,6 +62,7 @@ export async function startEmbeddedServer(
   return {
     host: server.host,
     port: server.port,
+    tls: {},
     isOurs: true,
     ended: server.ended,
     maintenanceDatabase: "postgres",
@@ -76,24 +81,31 @@ export async function startEmbeddedServer(
 
 /** The server of `--database-url`. Nothing is sent to it yet. */
 export function useServer(databaseUrl: string): DemoServer {
-  if (!/^postgres(ql)?:\/\//.test(databaseUrl)) {
-    throw new Error("--database-url takes a URL: postgres://user:password@host:port/database");
-  }
-  const named = new Client({ connectionString: databaseUrl }); // it knows how such URLs are read
+  const { connectionString, ssl, settings } = readUrl(databaseUrl);
+  const named = new Client({ connectionString }); // it knows how such URLs are read
   return {
     host: named.host,
     port: named.port,
+    tls: settings,
     isOurs: false,
     ended: new Promise(() => {}),
     maintenanceDatabase: named.database ?? "postgres",
     client(database) {
-      const url = new URL(databaseUrl);
+      const url = new URL(connectionString);
       url.pathname = `/${encodeURIComponent(database)}`;
-      return { connectionString: url.href };
+      return { connectionString: url.href, ssl: ssl ?? false };
     },
     kill: () => {},
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };
+}
+
+function readUrl(databaseUrl: string): DatabaseUrl {
+  try {
+    return readDatabaseUrl(databaseUrl);
+  } catch (cause) {
+    throw new Error(`--database-url: ${(cause as Error).message}`, { cause });
+  }
 }
 
 /** Of every PostgreSQL version that the demo has used. */

@@ -48,7 +48,10 @@ export async function runDemo(options: DemoOptions): Promise<number> {
     const port = await nextFreePort(options.port);
     if (port !== options.port) say(yellow(`Port ${options.port} is taken: pgvpd takes ${port}`));
     await using _proxy = await startProxy(server, port, plan.isSealed ? folder.keyFile : undefined);
-    say(`pgvpd listens on ${bold(`127.0.0.1:${port}`)}, in front of PostgreSQL on ${server.host}:${server.port}`);
+    const overTls = server.tls["upstream_tls"] === true ? ", over TLS" : "";
+    say(
+      `pgvpd listens on ${bold(`127.0.0.1:${port}`)}, in front of PostgreSQL on ${server.host}:${server.port}${overTls}`,
+    );
     const door = { port, database: demoDatabase, role: plan.role, password: folder.passwords.application };
     await folder.announce(door);
 
@@ -113,6 +116,7 @@ async function startProxy(server: DemoServer, port: number, keyFile: string | un
     port,
     upstream_host: server.host,
     upstream_port: server.port,
+    ...server.tls,
     log_level: "off",
     ...(keyFile === undefined ? {} : { context_seal: "require", context_key_file: keyFile }),
   });

@@ -40,13 +40,19 @@ export const catalogue = {
     "28000",
     "client",
     "connection requires TLS",
-    "Connect with sslmode=require or higher: the setting client_tls_sslmode demands it.",
+    "Connect with sslmode=require or higher: client_tls_sslmode or tls_port demands it.",
   ),
   client_certificate: fatal(
     "28000",
     "client",
     "connection requires a valid client certificate",
-    "The setting client_tls_ca_file says who signs them.",
+    "client_tls_sslmode demands one, signed by an authority in client_tls_ca_file.",
+  ),
+  certificate_name: fatal(
+    "28000",
+    "tenant",
+    'certificate authentication failed for user "{user}"',
+    "client_tls_sslmode is verify-full: the certificate's common name, or an alternative name, must be the {what}.",
   ),
 
   // The StartupMessage, as an identity.
@@ -140,6 +146,12 @@ export const catalogue = {
     "upstream",
     "MD5 authentication cannot be relayed for a tenant's user name",
     "Give the role a SCRAM password (SET password_encryption = 'scram-sha-256', then ALTER ROLE ... PASSWORD), or connect over TLS or from this machine.",
+  ),
+  relay_certificate: fatal(
+    "28000",
+    "upstream",
+    "the upstream server took pgvpd's certificate for a login, and the client has proved nothing",
+    "Have pgvpd check the client itself (client_auth = scram), or PostgreSQL ask for a password too (clientcert=verify-full with scram-sha-256 in pg_hba.conf).",
   ),
   channel_binding: fatal(
     "28000",

@@ -1,6 +1,6 @@
 /**
  * A socket during login: bytes in, whole messages out, one reader at a time, every wait under the login's deadline.
- * It never holds more than one message and one socket read. When the login is over, `detach` gives the socket back
+ * It holds no more than one message of the size that its reader allows, or 128 KiB, and one socket read. When the login is over, `detach` gives the socket back
  * for forwarding, where nobody waits for single messages any more.
  */
 import type { Duplex } from "node:stream";
@@ -8,7 +8,7 @@ import { startupPacketLength } from "../protocol/startup.ts";
 import type { Message } from "../protocol/message.ts";
 import { ByteQueue, takeMessage } from "../protocol/message-splitter.ts";
 
-/** Beyond this the socket is paused until somebody reads: a message of the largest size that login allows, and a read. */
+/** Beyond this the socket is paused until somebody reads; who reads says how large a message may be. */
 const PAUSE_ABOVE_BYTES = 128 * 1024;
 
 export interface MessageStreamEvents {
@@ -145,7 +145,7 @@ export class MessageStream {
     } else {
       this.#events.onUnexpectedBytes?.();
     }
-    if (this.#queue.length > PAUSE_ABOVE_BYTES) this.socket.pause();
+    if (this.#retry === undefined && this.#queue.length > PAUSE_ABOVE_BYTES) this.socket.pause();
   };
 
   readonly #onEnd = (): void => this.#lose(new PeerGone());

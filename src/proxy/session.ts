@@ -95,7 +95,7 @@ export class Session {
 
     const { opening, client, tls, certificate } = await negotiate(
       read(this.#socket),
-      this.#isTlsPort,
+      { isTlsPort: this.#isTlsPort, isUnixSocket: this.#address === undefined },
       { ...this.#proxy, read },
       signal,
     );
@@ -104,7 +104,7 @@ export class Session {
       this.#proxy.metrics.countCancel(await forwardCancel(opening, this.#proxy, signal));
       return undefined;
     }
-    const claimed = identify(opening, config);
+    const claimed = identify(opening, config, resolvers.traits);
     this.#describe(claimed, tls);
     assertAddressAllowed(this.#address, claimed, networks);
     if (certificate !== undefined) assertCertificateNames(certificate, claimed, config);
@@ -236,7 +236,9 @@ export class Session {
     this.#client?.detach();
     let lastWord: Buffer | undefined;
     if (failure instanceof PeerGone) {
-      this.#log.debug({ ...this.#about, cause: failure.cause }, "client left during login");
+      // OpenSSL's errors have a library: a client that does not take our certificate is worth a line.
+      const isTls = failure.cause instanceof Error && "library" in failure.cause;
+      this.#log[isTls ? "info" : "debug"]({ ...this.#about, err: failure.cause }, "client left during login");
     } else if (failure instanceof UpstreamRefusal) {
       this.#log.warn(
         { ...this.#about, upstream: describeErrorResponse(failure.response.body) },

@@ -75,16 +75,10 @@ export class ProxyServer {
   async start(): Promise<readonly ListenAddress[]> {
     const config = this.#config;
     const directRead = await this.#checkDirectRead();
-    const parameters = leftOut(config.upstreamStartupParameters);
-    if (parameters.length > 0) {
-      this.#log.warn(
-        { parameters },
-        "not pinned at login: a tenant's ALTER ROLE ... SET of them changes later sessions",
-      );
-    }
     this.#clientTls =
       config.tlsCert === undefined || config.clientTlsSslmode === "disable" ? undefined : new ClientTls(config);
     this.#upstreamTls = config.upstreamTls ? new UpstreamTls(config) : undefined;
+    this.#warn();
     const dial = createDial(config, this.#upstreamTls);
     const login = { config, clock: systemClock, dial, keyCache: new KeyCache(), log: this.#log };
     this.#credentials = Credentials.open(config, login);
@@ -125,6 +119,27 @@ export class ProxyServer {
     );
     this.#learnDefaults();
     return this.#listeners.map(({ address }) => address);
+  }
+
+  /** Of what the configuration allows, and what that costs. */
+  #warn(): void {
+    const { upstreamStartupParameters, upstreamTls, upstreamTlsVerify } = this.#config;
+    const parameters = leftOut(upstreamStartupParameters);
+    if (parameters.length > 0) {
+      this.#log.warn(
+        { parameters },
+        "not pinned at login: a tenant's ALTER ROLE ... SET of them changes later sessions",
+      );
+    }
+    if (upstreamTls && !upstreamTlsVerify) {
+      this.#log.warn("upstream_tls_verify is off: who stands in between can pass for the upstream server");
+    }
+    if (this.#clientTls !== undefined && upstreamTls && clientAuthOf(this.#config) === "relay") {
+      this.#log.warn(
+        "TLS on both legs with client_auth = relay: clients of libpq need channel_binding=disable; without it they are" +
+          " refused, and those with sslmode=prefer come again in plain text, unless client_tls_sslmode = require",
+      );
+    }
   }
 
   /** In the background: a login that comes before it is done learns its own. */

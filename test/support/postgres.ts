@@ -6,7 +6,7 @@
  */
 import { execFile } from "node:child_process";
 import { existsSync, readdirSync, rmSync } from "node:fs";
-import { chmod, mkdir, mkdtemp, rename, rm, writeFile } from "node:fs/promises";
+import { chmod, chown, mkdir, mkdtemp, rename, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
@@ -95,6 +95,47 @@ export async function startPostgres(options: StartOptions = {}): Promise<Postgre
     logFile,
     settings: { fsync: "off", full_page_writes: "off", shared_buffers: "32MB", ...options.settings },
     ...(options.env === undefined ? {} : { env: options.env }),
+  });
+  return describeServer(server, { version, dataDir, logFile, folder });
+}
+
+/** A hot standby of a server that `startPostgres` started, made from a copy of its data while it runs. */
+export async function startStandby(primary: PostgresServer): Promise<PostgresServer> {
+  const { version, host, port, superuser, password } = primary;
+  const folder = await mkdtemp(path.join(await runFolder(), `standby-${version}-`));
+  await chmod(folder, 0o711);
+  const dataDir = path.join(folder, "data");
+  const { default: pg } = await import("pg");
+  const client = new pg.Client({ connectionString: primary.url() });
+  await client.connect();
+  const [begin, end] =
+    Number(version) >= 15 ? ["pg_backup_start", "pg_backup_stop"] : ["pg_start_backup", "pg_stop_backup"];
+  const isExclusive = Number(version) >= 15 ? "" : "false";
+  await client.query(`SELECT ${begin}('standby', true${isExclusive && `, ${isExclusive}`})`);
+  await run("cp", ["-a", primary.dataDir, dataDir]);
+  const { rows } = await client.query<{ label: string }>(`SELECT labelfile AS label FROM ${end}(${isExclusive})`);
+  await client.end();
+  await rm(path.join(dataDir, "postmaster.pid"));
+  const account = await serverAccount();
+  for (const [name, content] of [
+    ["backup_label", rows[0]?.label ?? ""],
+    ["standby.signal", ""],
+  ] as const) {
+    const file = path.join(dataDir, name);
+    await writeFile(file, content, { mode: 0o600 });
+    if (account.uid !== undefined) await chown(file, account.uid, account.gid ?? account.uid);
+  }
+  const logFile = path.join(folder, "server.log");
+  const server = await startServer({
+    binaries: await binariesOf(version),
+    account,
+    dataDir,
+    logFile,
+    settings: {
+      fsync: "off",
+      shared_buffers: "32MB",
+      primary_conninfo: `host=${host} port=${port} user=${superuser} password=${password}`,
+    },
   });
   return describeServer(server, { version, dataDir, logFile, folder });
 }

@@ -4,11 +4,13 @@
  */
 import { connect, type NetConnectOpts, type Socket } from "node:net";
 import { once } from "node:events";
+import { connect as connectTls, type ConnectionOptions } from "node:tls";
 import {
   cancelRequest,
   client as frontend,
   errorFields,
   readMessages,
+  SSL_REQUEST,
   startupMessage,
   type ReadMessage,
 } from "./bytes.ts";
@@ -18,7 +20,10 @@ import { md5Answer } from "./scripted-upstream.ts";
 /** Longer than anything that a test waits for takes on a busy machine. */
 const LIMIT_MS = 20_000;
 
-export type Place = { readonly host: string; readonly port: number } | { readonly path: string };
+export type Place = ({ readonly host: string; readonly port: number } | { readonly path: string }) & {
+  /** Given: over TLS, after an SSLRequest. */
+  readonly tls?: ConnectionOptions;
+};
 
 export interface RawLogin {
   readonly user: string;
@@ -71,10 +76,11 @@ export class RawClient implements Disposable {
   }
 
   static async open(place: Place): Promise<RawClient> {
-    const options: NetConnectOpts = { ...place, allowHalfOpen: true, noDelay: true };
+    const { tls, ...where } = place;
+    const options: NetConnectOpts = { ...where, allowHalfOpen: true, noDelay: true };
     const socket = connect(options);
     await once(socket, "connect");
-    return new RawClient(socket);
+    return new RawClient(tls === undefined ? socket : await encrypt(socket, tls));
   }
 
   /** Opens a connection and logs in; rejects with what the server said where it refuses. */
@@ -208,6 +214,15 @@ export class RawClient implements Disposable {
       };
     });
   }
+}
+
+async function encrypt(socket: Socket, tls: ConnectionOptions): Promise<Socket> {
+  socket.write(SSL_REQUEST);
+  const [answer] = (await once(socket, "data")) as [Buffer];
+  if (answer.toString("latin1") !== "S") throw new Error(`SSLRequest was answered with ${answer.toString("latin1")}`);
+  const encrypted = connectTls({ socket, ...tls });
+  await once(encrypted, "secureConnect");
+  return encrypted;
 }
 
 /** Sends a CancelRequest and waits for the close; returns what came back, which should be nothing. */

@@ -17,9 +17,23 @@ const attribute = (text: string, name: string): string =>
     .find((part) => part.startsWith(`${name}=`))
     ?.slice(2) ?? "";
 
-function keys(password: string, salt: Buffer, iterations: number): { client: Buffer; server: Buffer } {
-  const salted = pbkdf2Sync(password, salt, iterations, 32, "sha256");
-  return { client: hmac(salted, "Client Key"), server: hmac(salted, "Server Key") };
+interface Keys {
+  readonly client: Buffer;
+  readonly server: Buffer;
+}
+
+/** Many logins with one password derive its keys once: a suite that has hundreds at the same time is not held up. */
+const known = new Map<string, Keys>();
+
+function keys(password: string, salt: Buffer, iterations: number): Keys {
+  const name = JSON.stringify([password, salt.toString("base64"), iterations]);
+  let found = known.get(name);
+  if (found === undefined) {
+    const salted = pbkdf2Sync(password, salt, iterations, 32, "sha256");
+    found = { client: hmac(salted, "Client Key"), server: hmac(salted, "Server Key") };
+    known.set(name, found);
+  }
+  return found;
 }
 
 /** The client's part of one login. */
@@ -48,17 +62,22 @@ export class ScramClient {
 /** The server's part of one login. */
 export class ScramServer {
   readonly #password: string;
+  readonly #salt: Buffer;
+  readonly #iterations: number;
   #firstBare = "";
   #serverFirst = "";
 
-  constructor(password: string) {
+  /** Few iterations unless told: pgvpd itself logs in with 4,096 or more, and with keys of a verifier of that salt. */
+  constructor(password: string, iterations = ITERATIONS, salt = SALT) {
     this.#password = password;
+    this.#iterations = iterations;
+    this.#salt = salt;
   }
 
   first(clientFirst: string): string {
     this.#firstBare = clientFirst.replace(/^n,,/, "");
     const nonce = attribute(this.#firstBare, "r") + SERVER_NONCE;
-    this.#serverFirst = `r=${nonce},s=${SALT.toString("base64")},i=${ITERATIONS}`;
+    this.#serverFirst = `r=${nonce},s=${this.#salt.toString("base64")},i=${this.#iterations}`;
     return this.#serverFirst;
   }
 
@@ -66,7 +85,7 @@ export class ScramServer {
   final(clientFinal: string): string | undefined {
     const [withoutProof = ""] = clientFinal.split(",p=");
     const authMessage = `${this.#firstBare},${this.#serverFirst},${withoutProof}`;
-    const { client, server } = keys(this.#password, SALT, ITERATIONS);
+    const { client, server } = keys(this.#password, this.#salt, this.#iterations);
     const expected = xor(client, hmac(sha256(client), authMessage)).toString("base64");
     if (attribute(clientFinal, "p") !== expected) return undefined;
     return `v=${hmac(server, authMessage).toString("base64")}`;

@@ -2,6 +2,7 @@
  * The client's side of a session in memory: answers authentication requests as libpq does, and keeps every byte that it
  * received. Tests send anything else themselves.
  */
+import type { Duplex } from "node:stream";
 import { client as frontend, errorFields, readMessages, type ReadMessage } from "./bytes.ts";
 import type { MemorySocket } from "./duplex-pair.ts";
 import { SCRAM_SHA_256, ScramClient } from "./scram.ts";
@@ -20,8 +21,8 @@ export interface ClientScript {
   readonly pipelined?: { readonly behindAnswer: number; readonly bytes: Buffer };
 }
 
-export class ScriptedClient {
-  readonly socket: MemorySocket;
+export class ScriptedClient<S extends Duplex = MemorySocket> {
+  readonly socket: S;
   readonly script: ClientScript;
   received = Buffer.alloc(0);
   /** The other side has ended. */
@@ -30,22 +31,36 @@ export class ScriptedClient {
   sentBytes = 0;
   answersSent = 0;
   #seen = 0;
+  #changed: () => void = () => {};
   #scram: ScramClient;
 
-  constructor(socket: MemorySocket, script: ClientScript) {
+  constructor(socket: S, script: ClientScript) {
     this.socket = socket;
     this.script = script;
     this.#scram = new ScramClient(this.#password);
     socket.on("data", (chunk: Buffer) => {
       this.received = Buffer.concat([this.received, chunk]);
       if (script.answers !== false) this.#answerNew();
+      this.#changed();
     });
-    socket.on("end", () => {
+    const ended = (): void => {
       this.hasEnded = true;
-    });
+      this.#changed();
+    };
+    socket.on("end", ended);
+    socket.on("close", ended);
     socket.on("error", (error) => {
       this.error = error;
     });
+  }
+
+  /** Resolves when `isTrue`, which is asked again whenever something has come. */
+  async until(isTrue: () => boolean): Promise<void> {
+    while (!isTrue()) {
+      await new Promise<void>((resolve) => {
+        this.#changed = resolve;
+      });
+    }
   }
 
   /** Whole messages that have come. */

@@ -14,6 +14,7 @@ import { Credentials } from "../../src/proxy/auth/credentials.ts";
 import type { CredentialsFile } from "../../src/proxy/auth/credentials-file.ts";
 import { LoginThrottle } from "../../src/proxy/auth/login-throttle.ts";
 import type { ClientTls } from "../../src/proxy/client/client-tls.ts";
+import type { Seal } from "../../src/proxy/context/seal.ts";
 import { Resolvers } from "../../src/proxy/context/resolvers.ts";
 import { SafeRoles } from "../../src/proxy/context/role-safety.ts";
 import type { ProxyServices } from "../../src/proxy/services.ts";
@@ -41,6 +42,8 @@ export interface WireOptions {
   readonly clientTls?: ClientTls;
   /** What `credentials_file` holds. */
   readonly credentials?: CredentialsFile;
+  /** What context_key_file holds; not given: nothing is sealed. */
+  readonly seal?: Seal;
   /** CancelRequests a second, and at once. */
   readonly cancelRate?: readonly [number, number];
 }
@@ -103,7 +106,7 @@ export class Wire {
       safeRoles: new SafeRoles(this.clock),
       resolvers: new Resolvers(this.config, [], { ...login, metrics: new Metrics() }),
       pool: undefined,
-      seal: undefined,
+      seal: options.seal,
       metrics: new Metrics(),
       directRead: false,
     };

@@ -20,6 +20,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ["runtime"],
   ["index.ts"],
   ["check", "demo"],
+  ["doctor"],
   ["cli"],
   ["main.ts"],
 ];

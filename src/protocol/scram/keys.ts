@@ -3,7 +3,7 @@
  */
 import { createHash, createHmac, pbkdf2, randomBytes } from "node:crypto";
 import { promisify } from "node:util";
-import saslprep from "@mongodb-js/saslprep";
+import { saslprep } from "@mongodb-js/saslprep";
 import { formatVerifier, type ScramVerifier } from "./verifier.ts";
 
 const SALT_BYTES = 16;
@@ -14,8 +14,9 @@ export interface ScramKeys {
   readonly serverKey: Buffer;
 }
 
+/** @param data a message or a part of one, each character a byte of the wire. */
 export function hmac(key: Buffer, data: string): Buffer {
-  return createHmac("sha256", key).update(data).digest();
+  return createHmac("sha256", key).update(data, "latin1").digest();
 }
 
 export function sha256(data: Buffer): Buffer {
@@ -43,12 +44,16 @@ export async function deriveVerifier(password: string, salt: Buffer, iterations:
   return { iterations, salt, storedKey: sha256(clientKey), serverKey };
 }
 
+/** Longer passwords are taken as they are: preparing one costs time with the square of its length, on the event loop. */
+const MAX_PREPARED = 1_024;
+
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /**
  * SASLprep, and the password as it is where SASLprep prohibits it or where it is no UTF-8, as PostgreSQL does.
  */
 function normalizePassword(password: string | Buffer): string | Buffer {
+  if (password.length > MAX_PREPARED) return password;
   try {
     const text = typeof password === "string" ? password : utf8.decode(password);
     return saslprep(text) || password;

@@ -9,9 +9,8 @@ import { ProxyError } from "../../errors/proxy-error.ts";
 import type { Clock } from "../../lib/clock.ts";
 import { Deadline, raceAbort } from "../../lib/deadline.ts";
 import type { Logger } from "../../observe/logger.ts";
-import { describeErrorResponse } from "../../protocol/backend-messages.ts";
 import { parseVerifier } from "../../protocol/scram/verifier.ts";
-import { UpstreamRefusal } from "../upstream/await-ready.ts";
+import { describeFailure } from "../upstream/await-ready.ts";
 import type { UpstreamSecrets } from "../upstream/log-in.ts";
 import type { OpeningUpstream } from "../upstream/open-upstream.ts";
 import { ask, openOwnSession, type OwnSessionServices } from "../upstream/own-session.ts";
@@ -118,7 +117,7 @@ export class AuthQuery {
     } catch (cause) {
       this.#disconnect();
       if (cause instanceof ProxyError && cause.code === "credentials_unavailable") throw cause;
-      throw new ProxyError("credentials_unavailable", { detail: describe(cause), cause });
+      throw new ProxyError("credentials_unavailable", { detail: describeFailure(cause), cause });
     }
   }
 
@@ -182,10 +181,4 @@ export class AuthQuery {
     this.#services.log.warn({ role }, "auth_query gave something that is not a verifier: SCRAM-SHA-256$... or md5...");
     return undefined;
   }
-}
-
-/** For the log, in the words of the server where it has said something. */
-function describe(error: unknown): string {
-  if (error instanceof UpstreamRefusal) return describeErrorResponse(error.response.body);
-  return error instanceof ProxyError ? (error.detail ?? error.message) : (error as Error).message;
 }

@@ -68,11 +68,12 @@ function isWrongPassword(error: unknown): boolean {
 
 async function relay(login: Login, { config, dial }: AuthServices, signal: AbortSignal): Promise<LoggedIn> {
   const { identity } = login;
+  const hasOwnCertificate = config.upstreamTlsCert !== undefined;
   return withUpstream(identity, dial, signal, async (upstream, greeting) => {
     upstream.stream.write(
       identity.kind === "tenant" ? encodeTenantStartup(identity, config, []) : identity.startup.packet,
     );
-    return relayAuthentication({ ...login, upstream: upstream.stream }, greeting, signal);
+    return relayAuthentication({ ...login, upstream: upstream.stream, hasOwnCertificate }, greeting, signal);
   });
 }
 

@@ -91,13 +91,18 @@ export class Credentials {
   /** @throws ProxyError credentials_unavailable; whatever aborts `signal`. */
   async find(identity: Identity, signal: AbortSignal): Promise<FoundCredential> {
     const tenant = identity.kind === "tenant" ? identity.tenant : undefined;
+    // Made for everybody: a name that exists must not be told by the time that this takes.
+    const mock = this.#mock(identity.user);
     const found =
       this.#fromFile(identity.loginRole, tenant) ??
       (await this.#authQuery?.find(identity.loginRole, tenant, signal)) ??
       (await this.#shared());
-    if (found === undefined) return this.#mock(identity, "no credential has this name");
+    if (found === undefined) return { ...mock, problem: "no credential has this name" };
     if (!isScram(found.verifier) && clientAuthOf(this.#config) === "scram") {
-      return this.#mock(identity, "the role's password is stored as MD5: set it again, or use client_auth = cleartext");
+      return {
+        ...mock,
+        problem: "the role's password is stored as MD5: set it again, or use client_auth = cleartext",
+      };
     }
     return { ...found, problem: undefined };
   }
@@ -120,7 +125,7 @@ export class Credentials {
   }
 
   /** The same salt for the same name at each try, as PostgreSQL does for a role that does not exist. */
-  #mock({ user }: Identity, problem: string): FoundCredential {
+  #mock(user: string): Credential {
     const derive = (purpose: string): Buffer =>
       createHmac("sha256", this.#mockKey).update(`${purpose}\0${user}`).digest();
     const verifier = {
@@ -129,7 +134,7 @@ export class Credentials {
       storedKey: derive("stored key"),
       serverKey: derive("server key"),
     };
-    return { verifier, isForeign: true, problem };
+    return { verifier, isForeign: true };
   }
 }
 

@@ -72,13 +72,17 @@ async function proveByScram(
 const NO_SALT = Buffer.alloc(16);
 const NO_SALT_ITERATIONS = 4_096;
 
+/** A role may store what it likes as its own verifier: more iterations than these are not computed for it. */
+const MAX_ITERATIONS = 100_000;
+
 async function proveByCleartext(
   { client, identity, credential: { verifier } }: EndedLogin,
   signal: AbortSignal,
 ): Promise<UpstreamSecrets | undefined> {
   client.write(encodeCleartextPasswordRequest());
   const password = decodePassword(await readAnswer(client, signal));
-  const { salt, iterations } = isScram(verifier) ? verifier : { salt: NO_SALT, iterations: NO_SALT_ITERATIONS };
+  const isComputed = isScram(verifier) && verifier.iterations <= MAX_ITERATIONS;
+  const { salt, iterations } = isComputed ? verifier : { salt: NO_SALT, iterations: NO_SALT_ITERATIONS };
   const keys = await raceAbort(deriveKeys(password, salt, iterations), signal);
   if (isScram(verifier)) {
     const isRight = timingSafeEqual(sha256(keys.clientKey), verifier.storedKey);

@@ -29,6 +29,12 @@ export interface RelayedLogin {
   readonly identity: Identity;
   /** True when nobody between client and proxy can read a password: TLS, loopback or a Unix-domain socket. */
   readonly isPrivate: boolean;
+  /** True where pgvpd shows the upstream a certificate of its own, which that may take for a proof. */
+  readonly hasOwnCertificate: boolean;
+}
+
+interface Relaying extends RelayedLogin {
+  readonly replies: Replies;
 }
 
 /**
@@ -38,14 +44,15 @@ export interface RelayedLogin {
  * @throws UpstreamRefusal with the upstream's own error; ProxyError 28000, 08P01, 08001 or 08006.
  */
 export async function relayAuthentication(
-  login: RelayedLogin,
+  relayed: RelayedLogin,
   greeting: Greeting,
   signal: AbortSignal,
 ): Promise<number> {
-  const { client, upstream } = login;
+  const login = { ...relayed, replies: new Replies(relayed.upstream, signal) };
+  const { client, replies } = login;
   let minor: number | undefined;
   for (let requests = 0; ;) {
-    const message = await readUpstream(upstream, signal);
+    const message = await replies.next();
     switch (message.type) {
       case backend.negotiateProtocolVersion:
         if (minor !== undefined) throw unexpected(message);
@@ -65,6 +72,8 @@ export async function relayAuthentication(
     minor ??= negotiateVersion(login, undefined);
     switch (decodeAuthentication(message.body)) {
       case authentication.ok:
+        // With `cert` in pg_hba.conf it was pgvpd who has proved something, and not the client.
+        if (requests === 0 && relayed.hasOwnCertificate) throw new ProxyError("relay_certificate");
         greeting.keep(message);
         return minor;
       case authentication.saslFinal:
@@ -88,18 +97,13 @@ export async function relayAuthentication(
   }
 }
 
-async function relayOne(login: RelayedLogin, request: Message, greeting: Greeting, signal: AbortSignal): Promise<void> {
+async function relayOne(login: Relaying, request: Message, greeting: Greeting, signal: AbortSignal): Promise<void> {
   login.client.write(request.bytes);
   login.upstream.write((await readAnswer(login, greeting, signal)).bytes);
 }
 
 /** The client's and the upstream's TLS are two connections: what would tie the login to one of them is left out. */
-async function relaySasl(
-  login: RelayedLogin,
-  request: Message,
-  greeting: Greeting,
-  signal: AbortSignal,
-): Promise<void> {
+async function relaySasl(login: Relaying, request: Message, greeting: Greeting, signal: AbortSignal): Promise<void> {
   const { bytes, wasOffered } = withoutChannelBinding(request);
   login.client.write(bytes);
   const answer = await readAnswer(login, greeting, signal);
@@ -111,12 +115,7 @@ async function relaySasl(
  * The client would hash `app_user.acme`, the server expects `app_user`: no right password could ever match. Where nobody
  * listens, the client is asked for the password itself, and the hash is made here.
  */
-async function answerMd5(
-  login: RelayedLogin,
-  request: Message,
-  greeting: Greeting,
-  signal: AbortSignal,
-): Promise<void> {
+async function answerMd5(login: Relaying, request: Message, greeting: Greeting, signal: AbortSignal): Promise<void> {
   if (!login.isPrivate) throw new ProxyError("md5_relay");
   const salt = request.body.subarray(4);
   if (salt.length !== 4) throw new ProxyError("upstream_protocol", { detail: "an MD5 salt that is not 4 bytes" });
@@ -127,32 +126,45 @@ async function answerMd5(
 
 /**
  * Exactly one `p` message. What else comes, before or behind it, ends the login: session.ts guards the gaps. So does an
- * upstream that gives up waiting.
+ * upstream that gives up waiting: while the client is asked, it has nothing to say but why it goes.
  */
-async function readAnswer(login: RelayedLogin, greeting: Greeting, signal: AbortSignal): Promise<Message> {
-  const { client, upstream } = login;
-  const answered = new AbortController();
-  const givenUp = awaitRefusal(upstream, greeting, AbortSignal.any([signal, answered.signal]));
-  try {
-    const answer = await Promise.race([
-      client.readMessage(MAX_AUTHENTICATION_MESSAGE, signal, frontend.password),
-      givenUp,
-    ]);
-    if (client.hasUnread) throw new ProxyError("login_message");
-    return answer;
-  } finally {
-    givenUp.catch(() => {});
-    answered.abort(new Error("the client has answered"));
-  }
-}
-
-/** While the client is asked, the upstream has nothing to say but why it goes. Never resolves. */
-async function awaitRefusal(upstream: MessageStream, greeting: Greeting, signal: AbortSignal): Promise<never> {
+async function readAnswer(login: Relaying, greeting: Greeting, signal: AbortSignal): Promise<Message> {
+  const { client, replies } = login;
+  const answered = client
+    .readMessage(MAX_AUTHENTICATION_MESSAGE, signal, frontend.password)
+    .then((answer) => ({ answer }));
   for (;;) {
-    const message = await readUpstream(upstream, signal);
+    const first = await Promise.race([answered, replies.peek()]);
+    if ("answer" in first) {
+      if (client.hasUnread) throw new ProxyError("login_message");
+      return first.answer;
+    }
+    const message = await replies.next();
     if (message.type === backend.errorResponse) throw new UpstreamRefusal(message);
     if (message.type !== backend.noticeResponse) throw unexpected(message);
     greeting.keep(message);
+  }
+}
+
+/** The upstream's messages, one after the other. The next one can be waited for before it is taken. */
+class Replies {
+  readonly #upstream: MessageStream;
+  readonly #signal: AbortSignal;
+  #peeked: Promise<Message> | undefined;
+
+  constructor(upstream: MessageStream, signal: AbortSignal) {
+    this.#upstream = upstream;
+    this.#signal = signal;
+  }
+
+  peek(): Promise<Message> {
+    return (this.#peeked ??= readUpstream(this.#upstream, this.#signal));
+  }
+
+  next(): Promise<Message> {
+    const next = this.peek();
+    this.#peeked = undefined;
+    return next;
   }
 }
 

@@ -1,26 +1,19 @@
 /**
- * TLS with clients: the certificate that pgvpd shows, and the handshake that turns an accepted socket into an encrypted
- * one. The certificate can be replaced while connections are open; those keep the one they began with.
+ * TLS with clients: the certificate that pgvpd shows, the handshake that turns an accepted socket into an encrypted one,
+ * and what the client's own certificate is worth. pgvpd's certificate can be replaced while connections are open; those
+ * keep the one they began with.
  */
-import { once } from "node:events";
 import type { Duplex } from "node:stream";
 import { TLSSocket, type PeerCertificate, type SecureContext } from "node:tls";
 import type { Config } from "../../config/settings.ts";
 import { loadTlsFiles } from "../../config/tls-files.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
-import { raceAbort } from "../../lib/deadline.ts";
+import { awaitHandshake } from "../../lib/tls-handshake.ts";
 
 type ClientTlsConfig = Pick<Config, "tlsCert" | "tlsKey" | "clientTlsCaFile" | "clientTlsSslmode">;
 
 /** The name that PostgreSQL's clients give in ALPN; direct TLS without it may be a cross-protocol attack. */
 const ALPN = "postgresql";
-
-/** What a completed handshake leaves. */
-export interface EncryptedClient {
-  readonly socket: TLSSocket;
-  /** The client's certificate, where it showed one that `client_tls_ca_file` vouches for. */
-  readonly certificate: PeerCertificate | undefined;
-}
 
 export class ClientTls {
   readonly #config: ClientTlsConfig;
@@ -30,6 +23,11 @@ export class ClientTls {
   constructor(config: ClientTlsConfig) {
     this.#config = config;
     this.#context = loadContext(config);
+  }
+
+  /** True for `verify-ca` and `verify-full`. */
+  get demandsCertificate(): boolean {
+    return this.#config.clientTlsSslmode.startsWith("verify-");
   }
 
   /**
@@ -46,40 +44,56 @@ export class ClientTls {
   }
 
   /**
-   * Handshakes over `raw`, whose unread bytes have been put back. [PG protocol-flow/SSL]
+   * Handshakes over `raw`, whose unread bytes have been put back. A client certificate is asked for where one is
+   * demanded, and looked at by `certificateOf`: a refusal in the handshake would leave the client without a word.
    *
    * @param isDirect the client began with TLS instead of an SSLRequest: then it must name "postgresql" in ALPN.
-   * @throws ProxyError tls_handshake (08P01), client_certificate (28000); whatever aborts `signal`.
+   * @throws ProxyError tls_handshake (08P01); whatever aborts `signal`. `raw` is destroyed then. [PG protocol-flow/SSL]
    */
-  async handshake(raw: Duplex, isDirect: boolean, signal: AbortSignal): Promise<EncryptedClient> {
-    const { clientTlsSslmode } = this.#config;
-    const mustVerify = clientTlsSslmode === "verify-ca" || clientTlsSslmode === "verify-full";
-    const socket = new TLSSocket(raw as never, {
+  async handshake(raw: Duplex, isDirect: boolean, signal: AbortSignal): Promise<TLSSocket> {
+    const socket = new TLSSocket(raw, {
       isServer: true,
       secureContext: this.#context,
-      requestCert: mustVerify,
+      requestCert: this.demandsCertificate,
       rejectUnauthorized: false,
       ALPNProtocols: [ALPN],
     });
-    const failed = once(socket, "close").then(() => {
-      throw new ProxyError("tls_handshake", { detail: "the connection was closed" });
-    });
     try {
-      await raceAbort(Promise.race([once(socket, "secure"), failed]), signal);
+      await awaitHandshake(socket, "secure", signal);
     } catch (cause) {
-      socket.destroy();
       signal.throwIfAborted();
-      throw cause instanceof ProxyError ? cause : new ProxyError("tls_handshake", { cause });
+      // OpenSSL's errors have a reason, which says it without addresses and file names.
+      const { reason, message } = cause as Error & { reason?: string };
+      throw new ProxyError("tls_handshake", { detail: reason ?? message });
     }
     if (isDirect && socket.alpnProtocol !== ALPN) {
       socket.destroy();
-      throw new ProxyError("tls_handshake", { detail: "direct TLS without ALPN" });
+      throw new ProxyError("tls_handshake", { detail: "direct TLS without the protocol postgresql in ALPN" });
     }
-    if (mustVerify && !socket.authorized) {
-      throw new ProxyError("client_certificate", { detail: String(socket.authorizationError) });
-    }
-    return { socket, certificate: mustVerify ? socket.getPeerCertificate() : undefined };
+    return socket;
   }
+
+  /**
+   * The certificate that the client has shown, vouched for by `client_tls_ca_file`.
+   *
+   * @throws ProxyError client_certificate (28000).
+   */
+  certificateOf(socket: TLSSocket): PeerCertificate {
+    if (socket.getPeerX509Certificate() === undefined) {
+      throw new ProxyError("client_certificate", { detail: "the client has shown none" });
+    }
+    const error = verifyError(socket);
+    if (error !== null) throw new ProxyError("client_certificate", { detail: error.message });
+    return socket.getPeerCertificate();
+  }
+}
+
+/**
+ * What OpenSSL found wrong with the peer's certificate; null for nothing, and also where there is none. Node has a
+ * documented way to ask for sockets of tls.Server alone. Should this one go, the session ends with a TypeError.
+ */
+function verifyError(socket: TLSSocket): Error | null {
+  return (socket as unknown as { _handle: { verifyError(): Error | null } })._handle.verifyError();
 }
 
 function loadContext({ tlsCert, tlsKey, clientTlsCaFile }: ClientTlsConfig): SecureContext {

@@ -3,7 +3,7 @@
  * StartupMessage or a CancelRequest comes. It writes nothing but the one-byte answers and the handshake.
  */
 import type { Duplex } from "node:stream";
-import type { PeerCertificate } from "node:tls";
+import type { PeerCertificate, TLSSocket } from "node:tls";
 import type { Config } from "../../config/settings.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import { decodeStartupPacket, type CancelRequest, type StartupMessage } from "../../protocol/startup.ts";
@@ -23,7 +23,16 @@ export interface Negotiated {
   readonly client: MessageStream;
   /** The TLS version, for the log; undefined in plain text. */
   readonly tls: string | undefined;
+  /** The client's, where one is demanded. */
   readonly certificate: PeerCertificate | undefined;
+}
+
+/** Where the client came to. */
+export interface Door {
+  /** True for `tls_port`, where plain text is refused. */
+  readonly isTlsPort: boolean;
+  /** Nobody is in between, and libpq cannot encrypt it: TLS is not demanded there, a certificate is. */
+  readonly isUnixSocket: boolean;
 }
 
 export interface NegotiateServices {
@@ -36,56 +45,72 @@ export interface NegotiateServices {
 
 /**
  * [PG protocol-flow/START-UP], [PG protocol-flow/SSL]: at most one SSLRequest and one GSSENCRequest, and nothing may
- * follow a packet before it is answered. A CancelRequest is taken in plain text even where TLS is required: libpq up to
- * version 16 and many drivers send it so, as PostgreSQL allows.
+ * follow a packet before it is answered. A CancelRequest is taken in plain text, and without a certificate, even where
+ * TLS is required: libpq up to version 16 and many drivers send it so, as PostgreSQL allows.
  *
- * @param isTlsPort the client came to `tls_port`, where plain text is refused.
- * @throws ProxyError startup_*, login_message or tls_* (08P01), protocol_version (0A000), tls_required (28000).
+ * @throws ProxyError startup_*, login_message or tls_* (08P01), protocol_version (0A000), tls_required or
+ *   client_certificate (28000).
  */
 export async function negotiate(
   first: MessageStream,
-  isTlsPort: boolean,
-  { config, clientTls, read }: NegotiateServices,
+  door: Door,
+  services: NegotiateServices,
   signal: AbortSignal,
 ): Promise<Negotiated> {
+  const { clientTls } = services;
   let client = first;
-  let tls: string | undefined;
-  let certificate: PeerCertificate | undefined;
-  const encrypt = async (raw: Duplex, isDirect: boolean): Promise<void> => {
-    const encrypted = await (clientTls as ClientTls).handshake(raw, isDirect, signal);
-    client = read(encrypted.socket);
-    tls = encrypted.socket.getProtocol() ?? "TLS";
-    ({ certificate } = encrypted);
-  };
-
-  let bytes = await (clientTls === undefined
-    ? first.readStartupPacket(signal)
-    : first.readStartupPacketOrTls(TLS_HANDSHAKE, signal));
-  if (bytes[0] === TLS_HANDSHAKE) {
-    const { socket } = first;
-    first.detach();
-    socket.unshift(bytes);
-    await encrypt(socket, true);
-    bytes = await client.readStartupPacket(signal);
+  let socket: TLSSocket | undefined;
+  let packet = await (clientTls === undefined
+    ? client.readStartupPacket(signal)
+    : client.readStartupPacketOrTls(TLS_HANDSHAKE, signal));
+  if (clientTls !== undefined && packet[0] === TLS_HANDSHAKE) {
+    socket = await encrypt(client, clientTls, packet, signal);
+    client = services.read(socket);
+    packet = await client.readStartupPacket(signal);
   }
-  const answered = new Set<string>(tls === undefined ? [] : ["ssl", "gssenc"]);
-  for (; ; bytes = await client.readStartupPacket(signal)) {
-    const packet = decodeStartupPacket(bytes);
-    if (packet.kind === "startup" || packet.kind === "cancel") {
+
+  // Behind TLS neither may be asked for.
+  const answered = new Set<string>(socket === undefined ? [] : ["ssl", "gssenc"]);
+  for (; ; packet = await client.readStartupPacket(signal)) {
+    const opening = decodeStartupPacket(packet);
+    if (opening.kind === "startup" || opening.kind === "cancel") {
       if (client.hasUnread) throw new ProxyError("login_message");
-      const needsTls = isTlsPort || !["disable", "allow"].includes(config.clientTlsSslmode);
-      if (packet.kind === "startup" && needsTls && tls === undefined) throw new ProxyError("tls_required");
-      return { opening: packet, client, tls, certificate };
+      const certificate = opening.kind === "startup" ? assertSecure(socket, door, services) : undefined;
+      return { opening, client, tls: socket && (socket.getProtocol() ?? "TLS"), certificate };
     }
-    if (answered.has(packet.kind)) throw new ProxyError("startup_repeated");
-    answered.add(packet.kind);
-    const isAccepted = packet.kind === "ssl" && clientTls !== undefined && tls === undefined;
+    if (answered.has(opening.kind)) throw new ProxyError("startup_repeated");
+    answered.add(opening.kind);
+    const isAccepted = opening.kind === "ssl" && clientTls !== undefined;
     if (client.hasUnread) throw new ProxyError(isAccepted ? "tls_unencrypted" : "startup_pipelined");
     client.write(isAccepted ? ACCEPTED : REFUSED);
     if (!isAccepted) continue;
-    const { socket } = client;
-    client.detach();
-    await encrypt(socket, false);
+    socket = await encrypt(client, clientTls, undefined, signal);
+    client = services.read(socket);
     answered.add("gssenc");
   }
+}
+
+/** Takes `client` off its socket and handshakes there; `hello` is what a client of direct TLS has sent already. */
+function encrypt(
+  client: MessageStream,
+  clientTls: ClientTls,
+  hello: Buffer | undefined,
+  signal: AbortSignal,
+): Promise<TLSSocket> {
+  client.detach();
+  if (hello !== undefined) client.socket.unshift(hello);
+  return clientTls.handshake(client.socket, hello !== undefined, signal);
+}
+
+/** Whether the client may send a StartupMessage in this way; returns its certificate, where one is demanded. */
+function assertSecure(
+  socket: TLSSocket | undefined,
+  { isTlsPort, isUnixSocket }: Door,
+  { config, clientTls }: NegotiateServices,
+): PeerCertificate | undefined {
+  const isDemanded = !["disable", "allow"].includes(config.clientTlsSslmode) && !isUnixSocket;
+  if (socket === undefined && (isDemanded || isTlsPort)) throw new ProxyError("tls_required");
+  if (clientTls?.demandsCertificate !== true) return undefined;
+  if (socket === undefined) throw new ProxyError("client_certificate", { detail: "a Unix-domain socket has none" });
+  return clientTls.certificateOf(socket);
 }

@@ -8,18 +8,33 @@ import type { Message } from "../../protocol/message.ts";
 import type { Metrics } from "../../observe/metrics.ts";
 import type { MessageStream } from "../message-stream.ts";
 import type { Greeting } from "../upstream/await-ready.ts";
-import { encodePipeline, runPipeline, type Statement } from "../upstream/pipeline.ts";
+import { encodePipeline, runPipeline, type PipelineOutcome, type Statement } from "../upstream/pipeline.ts";
 import type { ResolverAnswer, ResolverCall } from "./resolve-context.ts";
 
-const BEGIN: Statement = { sql: "BEGIN READ ONLY", values: [] };
+/** Values are bound in UTF-8, whatever the session has been given: another encoding would make other values of them. */
+const BEFORE: readonly Statement[] = [{ sql: "BEGIN READ ONLY", values: [] }, setLocal("client_encoding", "UTF8")];
 const ROLLBACK: Statement = { sql: "ROLLBACK", values: [] };
 
 /** One row more than may come is asked for, so that a second one is noticed and no third one is sent. */
 const MAX_ROWS = 2;
 
+/** SQLSTATE classes of failures that say nothing about the answer: the server is busy, or going away. */
+const TROUBLE = ["08", "40", "53", "55", "57", "58", "XX"];
+
+/** A query that PostgreSQL has refused. The session is idle again, and fit for the next one. */
+export class QueryFailed extends ProxyError {
+  /** The same query could succeed in a moment. */
+  readonly isPassing: boolean;
+
+  constructor(detail: string, sqlstate: string) {
+    super("resolver_failed", { detail });
+    this.isPassing = TROUBLE.includes(sqlstate.slice(0, 2));
+  }
+}
+
 /**
  * @param searchPath of the settings: `pg_catalog` comes before it, `pg_temp` after it.
- * @throws ProxyError resolver_failed, upstream_*; whatever aborts `signal`.
+ * @throws QueryFailed; ProxyError resolver_failed, upstream_*; whatever aborts `signal`.
  */
 export async function askResolvers(
   stream: MessageStream,
@@ -29,31 +44,49 @@ export async function askResolvers(
   metrics: Metrics,
   signal: AbortSignal,
 ): Promise<readonly ResolverAnswer[]> {
-  const path = searchPathOf(searchPath);
-  const statements = [
-    BEGIN,
-    setLocal("search_path", path),
-    ...calls.flatMap(({ resolver, values }): Statement[] => [
-      setLocal("statement_timeout", String(resolver.timeoutMs)),
-      {
-        sql: "query" in resolver.source ? resolver.source.query : "",
-        values,
-        isDescribed: true,
-        ...(resolver.rows === "one" ? { maxRows: MAX_ROWS } : {}),
-      },
-    ]),
-    ROLLBACK,
-  ];
+  const before = [...BEFORE, setLocal("search_path", searchPathOf(searchPath))];
+  const asked = calls.flatMap(({ resolver, values }): Statement[] => [
+    setLocal("statement_timeout", String(resolver.timeoutMs)),
+    {
+      sql: "query" in resolver.source ? resolver.source.query : "",
+      values,
+      isDescribed: true,
+      ...(resolver.rows === "one" ? { maxRows: MAX_ROWS } : {}),
+    },
+  ]);
   for (const { resolver } of calls) metrics.resolverExecutions.inc({ resolver: resolver.name });
-  stream.write(encodePipeline(statements));
-  const { results, columns, error } = await runPipeline(stream, greeting, signal);
+  stream.write(encodePipeline([...before, ...asked, ROLLBACK]));
+  const { results, columns, error } = await readAnswers(stream, greeting, calls, metrics, signal);
   if (error !== undefined) {
-    // What failed comes behind what has answered: two statements before the calls, two for each call.
-    const name = calls[Math.floor((results.length - 2) / 2)]?.resolver.name ?? "";
+    stream.write(encodePipeline([ROLLBACK]));
+    await runPipeline(stream, greeting, signal);
+    // What failed comes behind what has answered; each call has two statements.
+    const name = calls[Math.floor((results.length - before.length) / 2)]?.resolver.name ?? "";
     metrics.resolverErrors.inc({ resolver: name });
-    throw new ProxyError("resolver_failed", { detail: `resolver ${name}: ${withoutValues(error)}` });
+    throw new QueryFailed(`resolver ${name}: ${withoutValues(error)}`, sqlstateOf(error.response.body));
   }
-  return calls.map((_, index) => ({ columns: columns[3 + 2 * index] ?? [], rows: results[3 + 2 * index] ?? [] }));
+  return calls.map((_, index) => {
+    const at = before.length + 2 * index + 1;
+    return { columns: columns[at] ?? [], rows: results[at] ?? [] };
+  });
+}
+
+/** An answer that has no end, or is no answer to a query, is a resolver's fault; the session is not used again. */
+async function readAnswers(
+  stream: MessageStream,
+  greeting: Greeting,
+  calls: readonly ResolverCall[],
+  metrics: Metrics,
+  signal: AbortSignal,
+): Promise<PipelineOutcome> {
+  try {
+    return await runPipeline(stream, greeting, signal, true);
+  } catch (error) {
+    if (!(error instanceof ProxyError) || error.code !== "upstream_protocol") throw error;
+    const names = calls.map(({ resolver }) => resolver.name);
+    for (const resolver of names) metrics.resolverErrors.inc({ resolver });
+    throw new ProxyError("resolver_failed", { detail: `resolver ${names.join(", ")}: ${error.detail}` });
+  }
 }
 
 /** PostgreSQL repeats the value in an error about data (class 22): the log gets the SQLSTATE alone. */

@@ -1,11 +1,14 @@
 /**
  * Names of resolver calls: database, login role, resolver and values in one text, and which of them a change is about.
+ * Values that PostgreSQL could take for the same have the same name: a user who writes his UUID in capitals, or 7 as 007,
+ * must not escape the change that takes his rights away. So a name stands for one call or several; who keeps something
+ * under a name compares the calls themselves.
  */
 import type { TenantIdentity } from "../tenant/identity.ts";
 import type { ResolverCall } from "./resolve-context.ts";
 
 /** Whose context is resolved, beside the values. */
-export type WhoAsks = Pick<TenantIdentity, "database" | "loginRole">;
+export type WhoAsks = Pick<TenantIdentity, "database" | "loginRole" | "context">;
 
 /** What has changed: a resolver's answer for these values, or for all of them where there are none. */
 export interface Invalidation {
@@ -17,28 +20,56 @@ export interface Invalidation {
 /** Far more login roles than there are; with more, a change is looked for in all names. */
 const MAX_ROLES = 1_000;
 
+/** A value that is longer is no number and no UUID. */
+const MAX_FOLDED_NUMBER = 100;
+
 export class CallNames {
+  readonly #isPerContext: boolean;
   readonly #roles = new Set<string>();
 
-  nameOf({ database, loginRole }: WhoAsks, { resolver, values }: ResolverCall): string {
+  /** @param isPerContext the queries run in a session that has the identity's context, and can read it. */
+  constructor(isPerContext: boolean) {
+    this.#isPerContext = isPerContext;
+  }
+
+  nameOf({ database, loginRole, context }: WhoAsks, { resolver, values }: ResolverCall): string {
     if (this.#roles.size <= MAX_ROLES) this.#roles.add(loginRole);
-    return join(database, loginRole, resolver.name, values);
+    const seen = this.#isPerContext ? context.map(({ value }) => value) : [];
+    return join(database, loginRole, resolver.name, [...values.map(fold), ...seen]);
   }
 
   /** @param all every name there is; asked only where a change cannot be named. */
   keysOf({ database, resolver, values }: Invalidation, all: () => Iterable<string>): string[] {
+    const folded = values.map(fold);
     if (values.length > 0 && this.#roles.size <= MAX_ROLES) {
-      return [...this.#roles].map((role) => join(database, role, resolver, values));
+      return [...this.#roles].map((role) => join(database, role, resolver, folded));
     }
     return [...all()].filter((name) => {
       const [ofDatabase, , ofResolver, ...ofValues] = name.split("\0");
       if (ofDatabase !== database || ofResolver !== resolver) return false;
-      return values.length === 0 || values.join("\0") === ofValues.join("\0");
+      return values.length === 0 || folded.join("\0") === ofValues.join("\0");
     });
   }
+}
+
+/** True when both ask the same of the same resolver. */
+export function isSameCall(one: ResolverCall, other: ResolverCall): boolean {
+  return one.resolver === other.resolver && one.values.every((value, index) => value === other.values[index]);
 }
 
 /** No name or value of PostgreSQL's holds a NUL. */
 function join(database: string, role: string, resolver: string, values: readonly string[]): string {
   return [database, role, resolver, ...values].join("\0");
+}
+
+/** One text for all spellings of a UUID or a whole number, and for texts that differ in case, accents or space around. */
+function fold(value: string): string {
+  const plain = value.normalize("NFKD").replace(/\p{M}/gu, "").trim().toLowerCase();
+  if (plain.length > MAX_FOLDED_NUMBER) return plain;
+  const digits = plain.replace(/[{}-]/g, "");
+  if (/^[0-9a-f]{32}$/.test(digits)) return digits;
+  const [, sign, number = ""] = /^([+-]?)([0-9_]+|0x[0-9a-f_]+|0o[0-7_]+|0b[01_]+)$/.exec(plain) ?? [];
+  if (!/[0-9a-f]$/.test(number)) return plain;
+  const whole = BigInt(number.replaceAll("_", ""));
+  return String(sign === "-" ? -whole : whole);
 }

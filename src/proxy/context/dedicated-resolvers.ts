@@ -8,10 +8,10 @@ import type { Clock } from "../../lib/clock.ts";
 import { Deadline } from "../../lib/deadline.ts";
 import type { Logger } from "../../observe/logger.ts";
 import type { Metrics } from "../../observe/metrics.ts";
-import { Greeting } from "../upstream/await-ready.ts";
+import { describeFailure, Greeting, UpstreamRefusal } from "../upstream/await-ready.ts";
 import type { OwnSessionServices } from "../upstream/own-session.ts";
 import { OwnSessions } from "../upstream/own-sessions.ts";
-import { askResolvers } from "./ask-resolvers.ts";
+import { askResolvers, QueryFailed } from "./ask-resolvers.ts";
 import { InvalidationListener, type ListenerEvents } from "./invalidation-listener.ts";
 import type { AskResolvers } from "./resolve-context.ts";
 
@@ -48,19 +48,26 @@ export class DedicatedResolvers {
   }
 
   /** Not under the limit of one login: others may wait for the same answer. */
-  askIn(database: string): AskResolvers {
+  readonly askIn = (database: string): AskResolvers => {
     return async (calls) => {
       const { clock, metrics } = this.#services;
       const limitMs = calls.reduce((sum, { resolver }) => sum + resolver.timeoutMs, CONNECT_LIMIT_MS);
       using deadline = new Deadline(clock, limitMs, () => new ProxyError("upstream_timeout"));
       const { signal } = deadline;
-      return await this.#sessions.use(
-        database,
-        ({ stream }) => askResolvers(stream, new Greeting(), calls, this.#config.resolverSearchPath, metrics, signal),
-        signal,
-      );
+      const outcome = await this.#sessions
+        .use(
+          database,
+          ({ stream }) =>
+            askResolvers(stream, new Greeting(), calls, this.#config.resolverSearchPath, metrics, signal).catch(
+              keepSession,
+            ),
+          signal,
+        )
+        .catch(inTheLog);
+      if (outcome instanceof QueryFailed) throw outcome;
+      return outcome;
     };
-  }
+  };
 
   /** @returns false where there are too many databases to listen to another one. */
   listenTo(database: string, events: ListenerEvents): boolean {
@@ -75,4 +82,16 @@ export class DedicatedResolvers {
     this.#sessions.close();
     for (const listener of this.#listeners.values()) listener.close();
   }
+}
+
+/** A failed query is no failed session: as a result it leaves that where it is. */
+function keepSession(error: unknown): QueryFailed {
+  if (error instanceof QueryFailed) return error;
+  throw error;
+}
+
+/** What the server says to resolver_user is not for clients. */
+function inTheLog(error: unknown): never {
+  if (!(error instanceof UpstreamRefusal)) throw error;
+  throw new ProxyError("upstream_login", { detail: `resolver_user: ${describeFailure(error)}` });
 }

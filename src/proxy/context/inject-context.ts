@@ -39,14 +39,16 @@ export async function injectContext(
   { config, safeRoles, seal, log }: InjectServices,
   signal: AbortSignal,
 ): Promise<void> {
-  const hello = seal && (await askHello(upstream, greeting, config, log, signal));
+  const hello = seal && (await askHello(upstream, identity, greeting, { config, log }, signal));
   const context = [...contextToSet(identity, greeting, config), ...resolved];
-  const needsUtf8 = !isAscii(context) && !isSameEncoding("UTF8", greeting.parameters.get("client_encoding"));
+  const spoken = hello === undefined ? context : [...context, ...identity.context];
+  const needsUtf8 = !isAscii(spoken) && !isSameEncoding("UTF8", greeting.parameters.get("client_encoding"));
   const mustAskRoles = !config.allowUnsafeRoles && !safeRoles.has(identity);
 
   const ours: Statement[] = [];
   if (needsUtf8) ours.push(setConfig([{ name: "client_encoding", value: "UTF8" }]));
   if (context.length > 0) ours.push(setConfig(context));
+  ours.push(...emptied(identity, resolved));
   if (hello !== undefined) ours.push((seal as Seal).setContext(hello, [...identity.context, ...resolved]));
   if (mustAskRoles) ours.push({ sql: ROLE_QUESTION, values: [] });
   const clients = clientParameters(identity, greeting, config, needsUtf8).map((parameter) => setConfig([parameter]));
@@ -79,16 +81,16 @@ export async function injectContext(
  */
 async function askHello(
   upstream: MessageStream,
+  { database }: TenantIdentity,
   greeting: Greeting,
-  { contextSeal }: InjectConfig,
-  log: Logger,
+  { config: { contextSeal }, log }: Pick<InjectServices, "config" | "log">,
   signal: AbortSignal,
 ): Promise<readonly Row[] | undefined> {
   upstream.write(encodePipeline([HELLO]));
   const { results, error } = await runPipeline(upstream, greeting, signal);
   if (error === undefined) return results[0];
   if (contextSeal === "on" && isNotInstalled(sqlstateOf(error.response.body))) {
-    log.warn({ cause: error.text }, "the context is not sealed: install sql/seal.sql in this database");
+    log.warn({ database, cause: error.text }, "the context is not sealed: install sql/seal.sql in this database");
     return undefined;
   }
   throw new ProxyError("context_failed", { detail: `context_seal = ${contextSeal}: ${error.text}` });
@@ -105,6 +107,20 @@ function contextToSet(identity: TenantIdentity, greeting: Greeting, config: Inje
   const isConverted = !["UTF8", "SQL_ASCII"].includes(serverEncoding);
   const context = isConverted && !isAscii(identity.context) ? [...identity.context] : [];
   return mayPin("role", config.upstreamStartupParameters) ? context : [...context, role];
+}
+
+/**
+ * Variables that resolvers have given no value, where the role or the database has a default for them. Those that have none
+ * stay unset.
+ */
+function emptied({ derived }: TenantIdentity, resolved: readonly ContextValue[]): Statement[] {
+  const isSet = new Set(resolved.map(({ name }) => name));
+  const names = derived.filter((name) => !isSet.has(name));
+  const calls = names.map((_, index) => {
+    const name = `$${index + 1}`;
+    return `CASE WHEN pg_catalog.current_setting(${name}, true) OPERATOR(pg_catalog.<>) '' THEN pg_catalog.set_config(${name}, '', false) END`;
+  });
+  return names.length === 0 ? [] : [{ sql: `SELECT ${calls.join(", ")}`, values: names }];
 }
 
 /**

@@ -40,6 +40,9 @@ export interface Resolved {
 /** Values of a resolver's `inject`, in its order, and the role behind them; null where there is none. */
 export type Outputs = readonly (string | null)[];
 
+/** What bytes that are no UTF-8 decode to. */
+const REPLACEMENT = "\uFFFD";
+
 /**
  * @throws ProxyError resolver_failed (28000); whatever aborts `signal`.
  */
@@ -80,10 +83,10 @@ export function outputsOfAll(calls: readonly ResolverCall[], answers: readonly R
   return calls.map(({ resolver }, index) => outputsOf(resolver, answers[index]));
 }
 
-/** Undefined where an input is missing. */
+/** Undefined where an input is missing, or empty, which is how an unset variable reads. */
 function callOf(resolver: Resolver, known: ReadonlyMap<string, string>): ResolverCall | undefined {
-  const values = resolver.params.map((name) => known.get(name.toLowerCase()));
-  if (values.every((value) => value !== undefined)) return { resolver, values };
+  const values = resolver.params.map((name) => known.get(name.toLowerCase()) ?? "");
+  if (!values.includes("")) return { resolver, values };
   if (resolver.required) throw failed(resolver, "an input is missing, and it is required");
   return undefined;
 }
@@ -98,13 +101,18 @@ function outputsOf(resolver: Resolver, answer: ResolverAnswer | undefined): Outp
   const at = wanted.map((column) => {
     const index = columns.indexOf(column);
     if (index === -1) throw failed(resolver, `its query has no column ${column}: it has ${columns.join(", ")}`);
+    if (columns.lastIndexOf(column) !== index) throw failed(resolver, `its query has two columns ${column}`);
     return index;
   });
   if (resolver.rows === "one" && rows.length > 1) throw failed(resolver, "its query gave more than one row");
   if (resolver.required && rows.length === 0) throw failed(resolver, "its query gave no row, and it is required");
-  const outputs = at.map((index) =>
-    resolver.rows === "array" ? arrayLiteral(rows.map((row) => row[index] ?? null)) : (rows[0]?.[index] ?? null),
-  );
+  const outputs = at.map((index) => {
+    const values = rows.map((row) => row[index] ?? null);
+    // What a SQL_ASCII database gives may be no text: two such values must not become one.
+    if (values.some((value) => value?.includes(REPLACEMENT))) throw failed(resolver, "an output is not UTF-8");
+    // Empty text is what an unset variable reads as: one rule for both.
+    return resolver.rows === "array" ? arrayLiteral(values) : values[0] || null;
+  });
   if (resolver.required && outputs.includes(null)) throw failed(resolver, "an output is NULL, and it is required");
   return outputs;
 }

@@ -5,9 +5,10 @@
  * changes cannot be heard of at the moment is not trusted: nothing is kept for it, and nothing used.
  */
 import { LRUCache } from "lru-cache";
+import { ProxyError } from "../../errors/proxy-error.ts";
 import type { Clock } from "../../lib/clock.ts";
 import type { Metrics } from "../../observe/metrics.ts";
-import { CallNames, type Invalidation, type WhoAsks } from "./call-names.ts";
+import { CallNames, isSameCall, type Invalidation, type WhoAsks } from "./call-names.ts";
 import type { Outputs, ResolverCall } from "./resolve-context.ts";
 
 const MAX_ANSWERS = 10_000;
@@ -18,25 +19,39 @@ const JITTER = 0.1;
 
 type AskMissing = (calls: readonly ResolverCall[]) => Promise<readonly Outputs[]>;
 
+/** What stands under a name, and the one call of that name that it is for. */
+interface Entry<T> {
+  readonly call: ResolverCall;
+  readonly outputs: T;
+}
+
+export interface CacheOptions {
+  /** The queries run in a session that has the identity's context: an answer is for that context alone. */
+  readonly isPerContext?: boolean;
+  readonly random?: () => number;
+}
+
 export class ResolverCache {
   readonly #metrics: Metrics;
   readonly #random: () => number;
-  readonly #answers: LRUCache<string, Outputs>;
-  readonly #asking = new Map<string, Promise<Outputs>>();
+  readonly #answers: LRUCache<string, Entry<Outputs>>;
+  readonly #asking = new Map<string, Entry<Promise<Outputs>>>();
   readonly #untrusted = new Set<string>();
-  readonly #names = new CallNames();
+  readonly #names: CallNames;
 
-  constructor(clock: Clock, metrics: Metrics, random: () => number = Math.random) {
+  constructor(clock: Clock, metrics: Metrics, { isPerContext = false, random = Math.random }: CacheOptions = {}) {
     this.#metrics = metrics;
     this.#random = random;
+    this.#names = new CallNames(isPerContext);
     this.#answers = new LRUCache({ max: MAX_ANSWERS, ttl: 1, ttlResolution: 0, perf: clock });
   }
 
   /**
    * The outputs of each call. `ask` gets those that nobody knows and nobody asks for; and once more those that another
-   * login has asked for and failed with, which may be that login's own misfortune.
+   * login has asked for in vain: it may have left, or have failed with another call. Where it is this call that has
+   * failed, it has failed for all who waited for it.
    *
-   * @throws whatever `ask` throws.
+   * @throws whatever `ask` throws; ProxyError resolver_failed of another login's.
    */
   async run(who: WhoAsks, calls: readonly ResolverCall[], ask: AskMissing): Promise<readonly Outputs[]> {
     const outputs = new Map<ResolverCall, Outputs>();
@@ -52,39 +67,39 @@ export class ResolverCache {
       if (wanted.length === 0) return;
       const asked = ask(wanted);
       for (const [at, call] of wanted.entries()) {
-        this.#share(
-          who,
-          call,
-          asked.then((all) => all[at] ?? []),
-        );
+        const answer = asked.then((all) => all[at] ?? []);
+        this.#share(who, call, wanted.length === 1 ? answer : answer.catch(unknownCulprit));
       }
       for (const [at, output] of (await asked).entries()) outputs.set(wanted[at] as ResolverCall, output);
     };
     await askAll(missing);
-    const failed: ResolverCall[] = [];
+    const lost: ResolverCall[] = [];
     for (const [call, promise] of shared) {
-      await promise.then(
-        (output) => outputs.set(call, output),
-        () => failed.push(call),
-      );
+      try {
+        outputs.set(call, await promise);
+      } catch (error) {
+        if (error instanceof ProxyError && error.code === "resolver_failed") throw error;
+        lost.push(call);
+      }
     }
-    await askAll(failed);
+    await askAll(lost);
     return calls.map((call) => outputs.get(call) ?? []);
   }
 
   /** Forgets what has changed, and does not keep what is being asked for it now. */
   invalidate(change: Invalidation): void {
-    for (const key of this.#names.keysOf(change, () => [...this.#answers.keys(), ...this.#asking.keys()])) {
-      this.#forget(key);
-    }
+    for (const key of this.#names.keysOf(change, () => this.#keys())) this.#forget(key);
+  }
+
+  /** Forgets everything of `database`. */
+  invalidateAll(database: string): void {
+    for (const key of this.#keys()) if (key.startsWith(`${database}\0`)) this.#forget(key);
   }
 
   /** From now on nothing is kept or used for `database`, until it is trusted again. */
   distrust(database: string): void {
     this.#untrusted.add(database);
-    for (const key of [...this.#answers.keys(), ...this.#asking.keys()]) {
-      if (key.startsWith(`${database}\0`)) this.#forget(key);
-    }
+    this.invalidateAll(database);
   }
 
   trust(database: string): void {
@@ -97,37 +112,49 @@ export class ResolverCache {
     this.#metrics.resolverCacheSize.set(0);
   }
 
+  #keys(): string[] {
+    return [...this.#answers.keys(), ...this.#asking.keys()];
+  }
+
   #find(who: WhoAsks, call: ResolverCall): Outputs | Promise<Outputs> | undefined {
     if (!this.#isCached(who, call)) return undefined;
     const key = this.#names.nameOf(who, call);
-    const answer = this.#answers.get(key) ?? this.#asking.get(key);
-    if (answer === undefined) this.#metrics.resolverCacheMisses.inc();
-    else this.#metrics.resolverCacheHits.inc();
-    return answer;
+    const entry = this.#answers.get(key) ?? this.#asking.get(key);
+    if (entry === undefined || !isSameCall(entry.call, call)) {
+      this.#metrics.resolverCacheMisses.inc();
+      return undefined;
+    }
+    this.#metrics.resolverCacheHits.inc();
+    return entry.outputs;
   }
 
   #isCached({ database }: WhoAsks, { resolver }: ResolverCall): boolean {
     return resolver.cacheTtlMs > 0 && !this.#untrusted.has(database);
   }
 
-  #share(who: WhoAsks, call: ResolverCall, output: Promise<Outputs>): void {
-    output.catch(() => {}); // who asked hears of it
+  #share(who: WhoAsks, call: ResolverCall, promise: Promise<Outputs>): void {
+    promise.catch(() => {}); // those who wait for it hear of it
     if (!this.#isCached(who, call)) return;
-    const key = this.#names.nameOf(who, call);
-    const { cacheTtlMs } = call.resolver;
-    this.#asking.set(key, output);
-    output
-      .then((outputs) => {
-        if (this.#asking.get(key) !== output) return; // invalidated meanwhile
-        const isNegative = outputs.every((value) => value === null);
-        const longest = isNegative ? Math.min(cacheTtlMs, MAX_NEGATIVE_MS) : cacheTtlMs;
-        this.#answers.set(key, outputs, { ttl: longest * (1 - JITTER * this.#random()) });
-        this.#metrics.resolverCacheSize.set(this.#answers.size);
-      })
-      .catch(() => {})
-      .finally(() => {
-        if (this.#asking.get(key) === output) this.#asking.delete(key);
-      });
+    void this.#keep(this.#names.nameOf(who, call), { call, outputs: promise });
+  }
+
+  /** Lets others wait for the answer, then keeps it, unless it was forgotten meanwhile. */
+  async #keep(key: string, asking: Entry<Promise<Outputs>>): Promise<void> {
+    const { call, outputs: promise } = asking;
+    this.#asking.set(key, asking);
+    try {
+      const outputs = await promise;
+      if (this.#asking.get(key) !== asking) return;
+      const { cacheTtlMs } = call.resolver;
+      const isNegative = outputs.every((value) => value === null);
+      const longest = isNegative ? Math.min(cacheTtlMs, MAX_NEGATIVE_MS) : cacheTtlMs;
+      this.#answers.set(key, { call, outputs }, { ttl: longest * (1 - JITTER * this.#random()) });
+      this.#metrics.resolverCacheSize.set(this.#answers.size);
+    } catch {
+      // Who asked hears of it.
+    } finally {
+      if (this.#asking.get(key) === asking) this.#asking.delete(key);
+    }
   }
 
   #forget(key: string): void {
@@ -135,4 +162,9 @@ export class ResolverCache {
     this.#asking.delete(key);
     this.#metrics.resolverCacheSize.set(this.#answers.size);
   }
+}
+
+/** Of calls that were asked together one has failed, with values that may be of no other login's. */
+function unknownCulprit(cause: unknown): never {
+  throw new Error("asked together with a call that has failed", { cause });
 }

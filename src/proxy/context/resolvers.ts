@@ -7,7 +7,7 @@ import { loadResolvers, ResolversError, type CodeResolver, type ResolverPlan } f
 import type { Config } from "../../config/settings.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import type { MessageStream } from "../message-stream.ts";
-import type { ContextValue, TenantIdentity } from "../tenant/identity.ts";
+import type { ContextValue, ResolverTraits, TenantIdentity } from "../tenant/identity.ts";
 import type { Greeting } from "../upstream/await-ready.ts";
 import { withCode } from "./ask-code.ts";
 import { askResolvers } from "./ask-resolvers.ts";
@@ -52,9 +52,9 @@ export class Resolvers {
     this.#code = code;
     this.#services = services;
     this.#plan = load(config, code);
-    this.#cache = new ResolverCache(services.clock, services.metrics);
     this.#dedicated = resolverUser === undefined ? undefined : new DedicatedResolvers(resolverUser, config, services);
-    this.#watches = new SessionWatches(this.#dedicated, services.log);
+    this.#cache = new ResolverCache(services.clock, services.metrics, { isPerContext: this.#dedicated === undefined });
+    this.#watches = new SessionWatches(this.#dedicated?.askIn, services);
   }
 
   /** Reads the file again. @returns what puts it to use, with an empty cache. @throws ResolversError. */
@@ -68,11 +68,21 @@ export class Resolvers {
 
   close(): void {
     this.#dedicated?.close();
+    this.#watches.close();
+  }
+
+  /** What they mean for a client's StartupMessage. */
+  get traits(): ResolverTraits {
+    const resolvers = this.#plan.flat();
+    return {
+      variables: resolvers.flatMap(({ inject }) => inject.map(({ variable }) => variable)),
+      areInSession: this.#dedicated === undefined && resolvers.some(({ source }) => "query" in source),
+    };
   }
 
   /** True where a resolver chooses the login role: then they run before the login, on connections of their own. */
   get chooseRole(): boolean {
-    return this.#plan.flat().some(({ roleColumn }) => roleColumn !== undefined);
+    return choosesRole(this.#plan);
   }
 
   /**
@@ -95,8 +105,9 @@ export class Resolvers {
     this.#follow(identity.database);
     const ask = withCode(this.#dedicated?.askIn(identity.database) ?? onOwnConnection, identity, clock, metrics);
     const { changes } = this.#watches;
-    const { context, loginRole, used } = await resolveContext(identity, this.#plan, ask, this.#cache, signal);
-    if (this.chooseRole && (loginRole === undefined || !loginRoles.includes(loginRole))) {
+    const plan = this.#plan;
+    const { context, loginRole, used } = await resolveContext(identity, plan, ask, this.#cache, signal);
+    if (choosesRole(plan) && (loginRole === undefined || !loginRoles.includes(loginRole))) {
       throw new ProxyError("resolver_failed", { detail: `role ${loginRole ?? "NULL"} is not one of login_roles` });
     }
     return { context, loginRole, watch: (end) => this.#watches.watch(identity, used, changes, end) };
@@ -115,7 +126,7 @@ export class Resolvers {
         this.#watches.check(change);
       },
       onUnknownChange: () => {
-        this.#cache.clear();
+        this.#cache.invalidateAll(database);
         this.#watches.checkAll(database);
       },
     });
@@ -123,8 +134,17 @@ export class Resolvers {
   }
 }
 
+function choosesRole(plan: ResolverPlan): boolean {
+  return plan.flat().some(({ roleColumn }) => roleColumn !== undefined);
+}
+
 function load(config: ResolverConfig, code: readonly CodeResolver[]): ResolverPlan {
   const plan = loadResolvers(config.resolvers, code, config.contextVariables);
+  const terminating = plan.flat().find(({ onChange }) => onChange === "terminate");
+  if (terminating !== undefined && config.resolverUser === undefined) {
+    const { name } = terminating;
+    throw new ResolversError([`${config.resolvers}: resolver "${name}": on_change = terminate needs resolver_user`]);
+  }
   const chooser = plan.flat().find(({ roleColumn }) => roleColumn !== undefined);
   if (chooser === undefined) return plan;
   const missing = [

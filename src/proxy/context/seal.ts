@@ -57,27 +57,42 @@ export class Seal {
    * @throws ProxyError context_failed when `hello` is not an answer of sql/seal.sql.
    */
   setContext(hello: readonly Row[] | undefined, context: readonly ContextValue[]): Statement {
-    const { carrier, pid, nonce, now, database } = decodeHello(hello);
-    const text = JSON.stringify(Object.fromEntries(context.map(({ name, value }) => [name.toLowerCase(), value])));
-    const expires = String(now + this.#ttlSeconds);
-    const covered =
-      carrier === "slot" ? ["pgvpd1", pid, nonce, database, text] : ["pgvpd1s", pid, nonce, expires, database, text];
-    const mac = createHmac("sha256", this.#key.bytes).update(covered.join("|")).digest("hex");
-    return {
-      sql: "SELECT pgvpd.set_context($1, $2, $3, $4)",
-      values: [String(this.#key.kid), text, expires, `\\x${mac}`],
-    };
+    return signContext(this.#key, this.#ttlSeconds, hello, context);
   }
+}
+
+/** What `Seal.setContext` gives, with a key that the caller has. */
+export function signContext(
+  key: SealKey,
+  ttlSeconds: number,
+  hello: readonly Row[] | undefined,
+  context: readonly ContextValue[],
+): Statement {
+  const { carrier, pid, nonce, now, database } = decodeHello(hello);
+  const text = JSON.stringify(Object.fromEntries(context.map(({ name, value }) => [name.toLowerCase(), value])));
+  const expires = String(now + ttlSeconds);
+  const covered =
+    carrier === "slot" ? ["pgvpd1", pid, nonce, database, text] : ["pgvpd1s", pid, nonce, expires, database, text];
+  const mac = createHmac("sha256", key.bytes).update(covered.join("|")).digest("hex");
+  return {
+    sql: "SELECT pgvpd.set_context($1, $2, $3, $4)",
+    values: [String(key.kid), text, expires, `\\x${mac}`],
+  };
 }
 
 function currentKey(file: string): SealKey {
   return readSealKeys(file).at(-1) as SealKey;
 }
 
+/** What is signed is joined with `|`, so no part but the last two may hold one, whoever wrote the function. */
 function decodeHello(rows: readonly Row[] | undefined): Hello {
   const [carrier, pid, nonce, now, database] = rows?.[0] ?? [];
-  const isWhole = pid && nonce && now && database && rows?.length === 1;
-  if (!isWhole || (carrier !== "slot" && carrier !== "signed")) {
+  const isWhole =
+    rows?.length === 1 &&
+    /^\d{1,10}$/.test(pid ?? "") &&
+    /^[0-9a-f-]{1,36}$/.test(nonce ?? "") &&
+    /^\d{1,12}$/.test(now ?? "");
+  if (!isWhole || !pid || !nonce || !database || (carrier !== "slot" && carrier !== "signed")) {
     throw new ProxyError("context_failed", { detail: "pgvpd.hello() is not the function of sql/seal.sql" });
   }
   return { carrier, pid, nonce, now: Number(now), database };

@@ -1,39 +1,48 @@
 /**
  * Open sessions whose context came from resolvers with `on_change = terminate`. When the database says that something has
- * changed, the resolver is run again, and a session ends only where it now gives something else.
+ * changed, the resolver is run again, and a session ends only where it now gives something else, or refuses. Where the
+ * database cannot be asked at the moment, nothing is known, and it is asked again until it answers.
  */
 import { ProxyError } from "../../errors/proxy-error.ts";
+import type { Clock } from "../../lib/clock.ts";
 import type { Logger } from "../../observe/logger.ts";
-import { CallNames, type Invalidation, type WhoAsks } from "./call-names.ts";
-import type { DedicatedResolvers } from "./dedicated-resolvers.ts";
-import { outputsOfAll, type ResolverCall, type UsedCall } from "./resolve-context.ts";
+import { QueryFailed } from "./ask-resolvers.ts";
+import { CallNames, isSameCall, type Invalidation, type WhoAsks } from "./call-names.ts";
+import { outputsOfAll, type AskResolvers, type ResolverCall, type UsedCall } from "./resolve-context.ts";
 
+/** How long until a database that could not be asked is asked again. */
+const RETRY_MS = 1_000;
+
+/** A session, and a call that its context came from. */
 interface Watch {
+  readonly database: string;
+  readonly call: ResolverCall;
   readonly outputs: string;
   readonly end: (error: ProxyError) => void;
 }
 
-/** Sessions that share one call. */
-interface WatchedCall {
-  readonly who: WhoAsks;
-  readonly call: ResolverCall;
-  readonly watches: Set<Watch>;
+export interface WatchServices {
+  readonly clock: Clock;
+  readonly log: Logger;
 }
 
 export class SessionWatches {
-  readonly #dedicated: DedicatedResolvers | undefined;
-  readonly #log: Logger;
-  readonly #names = new CallNames();
-  readonly #calls = new Map<string, WatchedCall>();
+  readonly #askIn: ((database: string) => AskResolvers) | undefined;
+  readonly #services: WatchServices;
+  readonly #names = new CallNames(false);
+  readonly #watches = new Map<string, Set<Watch>>();
   /** Names that are to be asked again, in turn: one query at a time, however much changes. */
   readonly #queue = new Set<string>();
+  /** Names that could not be asked. */
+  readonly #unknown = new Set<string>();
+  #retry: Disposable | undefined;
   #isWorking = false;
   #changes = 0;
 
-  /** @param dedicated where resolvers are run again; undefined: nobody listens for changes, and nothing is watched. */
-  constructor(dedicated: DedicatedResolvers | undefined, log: Logger) {
-    this.#dedicated = dedicated;
-    this.#log = log;
+  /** @param askIn where resolvers are run again; undefined: nobody listens for changes, and nothing is watched. */
+  constructor(askIn: ((database: string) => AskResolvers) | undefined, services: WatchServices) {
+    this.#askIn = askIn;
+    this.#services = services;
   }
 
   /** Counts what has changed, for `watch`. */
@@ -46,23 +55,22 @@ export class SessionWatches {
    * @param end ends the session. Disposing of the result forgets it.
    */
   watch(who: WhoAsks, used: readonly UsedCall[], changes: number, end: (error: ProxyError) => void): Disposable {
-    const names: [string, Watch][] = [];
+    const named: [string, Watch][] = [];
     for (const { call, outputs } of used) {
-      if (this.#dedicated === undefined || call.resolver.onChange !== "terminate") continue;
+      if (this.#askIn === undefined || call.resolver.onChange !== "terminate") continue;
       const name = this.#names.nameOf(who, call);
-      const watched = this.#calls.get(name) ?? { who, call, watches: new Set() };
-      const watch = { outputs: JSON.stringify(outputs), end };
-      watched.watches.add(watch);
-      this.#calls.set(name, watched);
-      names.push([name, watch]);
+      const watch = { database: who.database, call, outputs: JSON.stringify(outputs), end };
+      const watches = this.#watches.get(name) ?? new Set();
+      this.#watches.set(name, watches.add(watch));
+      named.push([name, watch]);
     }
-    if (changes !== this.#changes) this.#enqueue(names.map(([name]) => name));
+    if (changes !== this.#changes) this.#enqueue(named.map(([name]) => name));
     return {
       [Symbol.dispose]: () => {
-        for (const [name, watch] of names) {
-          const watched = this.#calls.get(name);
-          watched?.watches.delete(watch);
-          if (watched?.watches.size === 0) this.#calls.delete(name);
+        for (const [name, watch] of named) {
+          const watches = this.#watches.get(name);
+          watches?.delete(watch);
+          if (watches?.size === 0) this.#watches.delete(name);
         }
       },
     };
@@ -71,45 +79,79 @@ export class SessionWatches {
   /** Looks again at what a change is about. */
   check(change: Invalidation): void {
     this.#changes += 1;
-    this.#enqueue(this.#names.keysOf(change, () => this.#calls.keys()));
+    this.#enqueue(this.#names.keysOf(change, () => this.#watches.keys()));
   }
 
   /** Looks again at everything of a database. */
   checkAll(database: string): void {
     this.#changes += 1;
-    this.#enqueue([...this.#calls].filter(([, { who }]) => who.database === database).map(([name]) => name));
+    this.#enqueue([...this.#watches.keys()].filter((name) => name.startsWith(`${database}\0`)));
+  }
+
+  close(): void {
+    this.#retry?.[Symbol.dispose]();
+    this.#watches.clear();
   }
 
   #enqueue(names: readonly string[]): void {
-    for (const name of names) if (this.#calls.has(name)) this.#queue.add(name);
-    if (!this.#isWorking) void this.#work();
+    for (const name of names) if (this.#watches.has(name)) this.#queue.add(name);
+    if (this.#queue.size > 0 && !this.#isWorking) void this.#work();
   }
 
   async #work(): Promise<void> {
     this.#isWorking = true;
     for (const name of this.#queue) {
       this.#queue.delete(name);
-      const watched = this.#calls.get(name);
-      if (watched !== undefined) await this.#compare(watched);
+      if (await this.#compare(this.#watches.get(name) ?? new Set(), name)) this.#unknown.delete(name);
+      else this.#askLater(name);
     }
     this.#isWorking = false;
   }
 
-  /** A resolver that now fails has said no: its sessions end. Where the database cannot be asked, nothing is known. */
-  async #compare({ who, call, watches }: WatchedCall): Promise<void> {
-    let now: string;
-    try {
-      const answers = await this.#dedicated?.askIn(who.database)([call]);
-      const [outputs] = outputsOfAll([call], answers ?? []);
-      now = JSON.stringify(outputs);
-    } catch (error) {
-      const isRefusal = error instanceof ProxyError && error.code === "resolver_failed";
-      this.#log.warn({ resolver: call.resolver.name, err: error }, "a resolver that was to be run again has failed");
-      if (!isRefusal) return;
-      now = "";
+  #askLater(name: string): void {
+    this.#unknown.add(name);
+    this.#retry ??= this.#services.clock.after(RETRY_MS, () => {
+      this.#retry = undefined;
+      const names = [...this.#unknown].filter((one) => this.#watches.has(one));
+      for (const one of this.#unknown) if (!this.#watches.has(one)) this.#unknown.delete(one);
+      this.#enqueue(names);
+    });
+  }
+
+  /** Ends what has another answer now. @returns false where the database could not be asked. */
+  async #compare(watches: ReadonlySet<Watch>, name: string): Promise<boolean> {
+    const asked: { readonly call: ResolverCall; readonly now: string | undefined }[] = [];
+    for (const { database, call, outputs, end } of watches) {
+      let answer = asked.find((one) => isSameCall(one.call, call));
+      if (answer === undefined) {
+        try {
+          answer = { call, now: await this.#ask(database, call) };
+        } catch (error) {
+          const level = this.#unknown.has(name) ? "debug" : "warn";
+          this.#services.log[level](
+            { resolver: call.resolver.name, err: error },
+            "a resolver could not be run again: its sessions go on until it can",
+          );
+          return false;
+        }
+        asked.push(answer);
+      }
+      if (answer.now === outputs) continue;
+      end(new ProxyError("context_changed", { detail: `resolver ${call.resolver.name}` }));
     }
-    for (const { outputs, end } of watches) {
-      if (outputs !== now) end(new ProxyError("context_changed", { detail: `resolver ${call.resolver.name}` }));
+    return true;
+  }
+
+  /** Undefined where the resolver refuses now. @throws where the database could not be asked. */
+  async #ask(database: string, call: ResolverCall): Promise<string | undefined> {
+    try {
+      const answers = await this.#askIn?.(database)([call]);
+      return JSON.stringify(outputsOfAll([call], answers ?? [])[0]);
+    } catch (error) {
+      const isPassing = error instanceof QueryFailed && error.isPassing;
+      if (isPassing || !(error instanceof ProxyError) || error.code !== "resolver_failed") throw error;
+      this.#services.log.warn({ resolver: call.resolver.name, detail: error.detail }, "a resolver refuses now");
+      return undefined;
     }
   }
 }

@@ -6,7 +6,7 @@ import { ProxyError } from "../../errors/proxy-error.ts";
 import type { Config } from "../../config/settings.ts";
 import { MAX_NAME_BYTES } from "../../protocol/limits.ts";
 import type { StartupMessage } from "../../protocol/startup.ts";
-import type { ContextValue, Identity, TenantIdentity } from "./identity.ts";
+import type { ContextValue, Identity, ResolverTraits, TenantIdentity } from "./identity.ts";
 import { protocolOptions, sortParameters } from "./startup-parameters.ts";
 
 type IdentityConfig = Pick<
@@ -21,8 +21,14 @@ type IdentityConfig = Pick<
   | "ignoreStartupParameters"
 >;
 
+const NO_RESOLVERS: ResolverTraits = { variables: [], areInSession: false };
+
 /** @throws ProxyError 28000, 42501 or 22023: see the catalogue's "as an identity". */
-export function identify(startup: StartupMessage, config: IdentityConfig): Identity {
+export function identify(
+  startup: StartupMessage,
+  config: IdentityConfig,
+  resolvers: ResolverTraits = NO_RESOLVERS,
+): Identity {
   const user = textOf(startup, "user", "user_characters");
   if (user === undefined || user === "") throw new ProxyError("user_missing");
   const database = textOf(startup, "database", "database_characters");
@@ -56,10 +62,11 @@ export function identify(startup: StartupMessage, config: IdentityConfig): Ident
     targetRole: config.setRole ?? role,
     tenant: (context[0] as ContextValue).value,
     context,
+    derived: resolvers.variables,
     database: effectiveDatabase,
     minor: startup.minor,
     unknownOptions: protocolOptions(startup),
-    ...sortParameters(startup, config),
+    ...sortParameters(startup, config, resolvers),
   };
 }
 

@@ -9,6 +9,14 @@ export interface ContextValue {
   readonly value: string;
 }
 
+/** What resolvers mean for a StartupMessage. */
+export interface ResolverTraits {
+  /** Variables that they set, which no client may. */
+  readonly variables: readonly string[];
+  /** They run in the client's own session, where nothing of the client's may be in force then. */
+  readonly areInSession: boolean;
+}
+
 export interface TenantIdentity {
   readonly kind: "tenant";
   /** The user name as the client gave it. */
@@ -20,6 +28,8 @@ export interface TenantIdentity {
   /** The isolation unit: the value of the first context variable. Never empty. */
   readonly tenant: string;
   readonly context: readonly ContextValue[];
+  /** Variables that resolvers set. */
+  readonly derived: readonly string[];
   readonly database: string;
   /** The minor version of protocol 3 that the client asked for. */
   readonly minor: number;

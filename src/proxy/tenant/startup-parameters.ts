@@ -7,6 +7,7 @@ import { ProxyError } from "../../errors/proxy-error.ts";
 import type { Config } from "../../config/settings.ts";
 import { parseStartupOptions } from "../../protocol/startup-options.ts";
 import { foldName, type StartupMessage, type StartupParameter } from "../../protocol/startup.ts";
+import type { ResolverTraits } from "./identity.ts";
 
 /**
  * Fields of the StartupMessage, not settings. Taken out of `options` and sent as a pair of its own, one of these would
@@ -37,8 +38,10 @@ export function protocolOptions({ parameters }: StartupMessage): string[] {
 export function sortParameters(
   startup: StartupMessage,
   config: Pick<Config, "contextVariables" | "clientParameters" | "ignoreStartupParameters">,
+  resolvers: ResolverTraits,
 ): SortedParameters {
-  const isProtected = new Set([...PROTECTED_PARAMETERS, ...FIELDS, ...config.contextVariables.map(foldName)]);
+  const context = [...config.contextVariables, ...resolvers.variables].map(foldName);
+  const isProtected = new Set([...PROTECTED_PARAMETERS, ...FIELDS, ...context]);
   const isIgnored = new Set(config.ignoreStartupParameters.map(foldName));
   const isListed = new Set(config.clientParameters.map(foldName));
 
@@ -69,7 +72,10 @@ export function sortParameters(
 
   const heldBack = HELD_BACK.flatMap((name) => effective.get(name) ?? []);
   for (const name of HELD_BACK) effective.delete(name);
-  return { forwarded: [...effective.values()], heldBack };
+  const others = [...effective.values()];
+  return resolvers.areInSession
+    ? { forwarded: [], heldBack: [...heldBack, ...others] }
+    : { forwarded: others, heldBack };
 }
 
 /** A walsender reads the write-ahead log: row-level security does not exist there. */

@@ -7,6 +7,7 @@ import {
   assertIdle,
   decodeBackendKeyData,
   decodeParameterStatus,
+  describeErrorResponse,
   type BackendKey,
 } from "../../protocol/backend-messages.ts";
 import { MAX_LOGIN_MESSAGE } from "../../protocol/limits.ts";
@@ -30,6 +31,12 @@ export class UpstreamRefusal extends Error {
     this.name = "UpstreamRefusal";
     this.response = response;
   }
+}
+
+/** Why a session of pgvpd's own has failed, for the log: in the words of the server where it has said something. */
+export function describeFailure(error: unknown): string {
+  if (error instanceof UpstreamRefusal) return describeErrorResponse(error.response.body);
+  return error instanceof ProxyError ? (error.detail ?? error.message) : (error as Error).message;
 }
 
 /** What the upstream has said since AuthenticationOk, in its order. */
@@ -117,9 +124,13 @@ export async function awaitReady(
 }
 
 /** The upstream's next message during login. A limit or an end that it breaks is its own fault, not the client's. */
-export async function readUpstream(upstream: MessageStream, signal: AbortSignal): Promise<Message> {
+export async function readUpstream(
+  upstream: MessageStream,
+  signal: AbortSignal,
+  maxLength: number = MAX_LOGIN_MESSAGE,
+): Promise<Message> {
   try {
-    return await upstream.readMessage(MAX_LOGIN_MESSAGE, signal);
+    return await upstream.readMessage(maxLength, signal);
   } catch (cause) {
     if (cause instanceof PeerGone) throw new ProxyError("upstream_login_lost", { cause: cause.cause });
     if (cause instanceof ProxyError && cause.code === "message_length") {

@@ -14,7 +14,8 @@ const MAX_WAITING = 5_000;
 
 interface Bucket {
   readonly idle: OpeningUpstream[];
-  open: number;
+  /** Turns that are taken: each has a session at most. */
+  taken: number;
   readonly waiting: (() => void)[];
 }
 
@@ -38,7 +39,7 @@ export class OwnSessions {
    */
   async use<T>(database: string, task: (session: OpeningUpstream) => Promise<T>, signal: AbortSignal): Promise<T> {
     const bucket = this.#bucketOf(database);
-    await this.#takeTurn(bucket, signal);
+    await this.#takeTurn(database, bucket, signal);
     try {
       const kept = bucket.idle.pop();
       if (kept !== undefined) {
@@ -50,9 +51,7 @@ export class OwnSessions {
       }
       return await this.#run(bucket, await openOwnSession({ ...this.#login, database }, this.#services, signal), task);
     } finally {
-      bucket.open -= 1;
-      bucket.waiting.shift()?.();
-      if (bucket.open === 0 && bucket.idle.length === 0) this.#buckets.delete(database);
+      this.#passOn(database, bucket);
     }
   }
 
@@ -74,32 +73,42 @@ export class OwnSessions {
     }
   }
 
-  async #takeTurn(bucket: Bucket, signal: AbortSignal): Promise<void> {
-    if (bucket.open >= this.#maxPerDatabase) {
-      if (bucket.waiting.length >= MAX_WAITING)
-        throw new ProxyError("upstream_unreachable", { detail: "too many tasks wait" });
-      let wake = (): void => {};
-      const turn = new Promise<void>((resolve) => {
-        wake = resolve;
-        bucket.waiting.push(resolve);
-      });
-      try {
-        await raceAbort(turn, signal);
-      } catch (error) {
-        const at = bucket.waiting.indexOf(wake);
-        // A turn that was given and cannot be taken goes to the next.
-        if (at === -1) bucket.waiting.shift()?.();
-        else bucket.waiting.splice(at, 1);
-        throw error;
-      }
+  async #takeTurn(database: string, bucket: Bucket, signal: AbortSignal): Promise<void> {
+    if (bucket.taken < this.#maxPerDatabase) {
+      bucket.taken += 1;
+      return;
     }
-    bucket.open += 1;
+    if (bucket.waiting.length >= MAX_WAITING) {
+      throw new ProxyError("upstream_unreachable", { detail: "too many tasks wait" });
+    }
+    let wake = (): void => {};
+    const turn = new Promise<void>((resolve) => {
+      wake = resolve;
+      bucket.waiting.push(resolve);
+    });
+    try {
+      await raceAbort(turn, signal);
+    } catch (error) {
+      const at = bucket.waiting.indexOf(wake);
+      // A turn that was given and cannot be taken goes to the next.
+      if (at === -1) this.#passOn(database, bucket);
+      else bucket.waiting.splice(at, 1);
+      throw error;
+    }
+  }
+
+  /** A turn goes to who waits longest as it is, so that nobody can take it in between. */
+  #passOn(database: string, bucket: Bucket): void {
+    const next = bucket.waiting.shift();
+    if (next !== undefined) return next();
+    bucket.taken -= 1;
+    if (bucket.taken === 0 && bucket.idle.length === 0) this.#buckets.delete(database);
   }
 
   #bucketOf(database: string): Bucket {
     const known = this.#buckets.get(database);
     if (known !== undefined) return known;
-    const bucket: Bucket = { idle: [], open: 0, waiting: [] };
+    const bucket: Bucket = { idle: [], taken: 0, waiting: [] };
     this.#buckets.set(database, bucket);
     return bucket;
   }

@@ -38,7 +38,7 @@ export interface PipelineOutcome {
   readonly error: { readonly response: Message; readonly text: string } | undefined;
 }
 
-/** More than this in answer to one pipeline is no answer: ours give a row or two. */
+/** More than this in answer to one pipeline is no answer. Notifications are not part of it: anybody can send any number. */
 const MAX_ANSWER_BYTES = 1024 * 1024;
 
 const UNNAMED_STATEMENT = { type: "S", name: "" } as const;
@@ -64,12 +64,14 @@ export function encodePipeline(statements: readonly Statement[]): Buffer {
  * Reads the answers to one pipeline, up to its ReadyForQuery. [PG protocol-flow/EXT-QUERY]
  * ParameterStatus and NoticeResponse are kept in `greeting`, for the client.
  *
+ * @param isDescribed some of the statements are to be described.
  * @throws ProxyError upstream_protocol for an answer that has no place here; upstream_login_lost.
  */
 export async function runPipeline(
   upstream: MessageStream,
   greeting: Greeting,
   signal: AbortSignal,
+  isDescribed = false,
 ): Promise<PipelineOutcome> {
   const results: Row[][] = [];
   const columns: (readonly string[])[] = [];
@@ -79,9 +81,9 @@ export async function runPipeline(
   let isNotified = false;
   let bytesLeft = MAX_ANSWER_BYTES;
   for (;;) {
-    const message = await readUpstream(upstream, signal);
-    bytesLeft -= message.bytes.length;
-    if (bytesLeft < 0) throw new ProxyError("upstream_protocol", { detail: "an endless answer" });
+    const message = await readUpstream(upstream, signal, MAX_ANSWER_BYTES);
+    if (message.type !== backend.notificationResponse) bytesLeft -= message.bytes.length;
+    if (bytesLeft < 0) throw new ProxyError("upstream_protocol", { detail: "an answer of more than 1 MiB" });
     switch (message.type) {
       case backend.parseComplete:
       case backend.bindComplete:
@@ -89,6 +91,7 @@ export async function runPipeline(
       case backend.noData:
         break;
       case backend.rowDescription:
+        if (!isDescribed) throw unexpected(message);
         names = decodeRowDescription(message.body);
         break;
       case backend.dataRow:

@@ -2,8 +2,15 @@
  * `pgvpd demo --database-url`: on somebody's own server the demo says what it creates, asks, and touches nothing else.
  */
 import { Client } from "pg";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { freePort } from "../../../src/demo/embedded-postgres.ts";
+import {
+  certificateFolder,
+  makeAuthority,
+  makeServerCertificate,
+  serverTls,
+  type Authority,
+} from "../../support/certificates.ts";
 import { startPostgres, type PostgresServer } from "../../support/postgres.ts";
 import { demoDataFolder, runProgram, type Ending } from "./demo-process.ts";
 
@@ -51,10 +58,64 @@ test("leaves a role of that name alone that it has not created", async () => {
   expect(stderr).toContain("the role pgvpd_demo_user exists on that server and is not the demo's");
 });
 
-async function runDemo(args: readonly string[]): Promise<Ending> {
+describe("a server that demands TLS", () => {
+  const certificates = certificateFolder();
+  const { folder } = certificates;
+  let authority: Authority;
+  let tlsServer: PostgresServer;
+  beforeAll(async () => {
+    authority = makeAuthority(folder);
+    tlsServer = await startPostgres({
+      auth: "local all all trust\nhostssl all all all scram-sha-256",
+      settings: await serverTls(makeServerCertificate(authority, { names: ["localhost"] })),
+    });
+  });
+  afterAll(async () => {
+    await tlsServer?.stop();
+    certificates[Symbol.dispose]();
+  });
+  const run = (parameters: string, host = "localhost"): Promise<Ending> =>
+    runDemo(["--yes"], `${tlsServer.url().replace("127.0.0.1", host)}?${parameters}`);
+
+  test("is used by the demo, and by pgvpd in front of it, as sslmode says", async () => {
+    const verified = `&sslrootcert=${authority.certFile}`;
+    for (const sslmode of ["require", `verify-ca${verified}`, `verify-full${verified}`]) {
+      const { code, stdout, stderr } = await run(`sslmode=${sslmode}`);
+      expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+      expect(stdout).toContain(`in front of PostgreSQL on localhost:${tlsServer.port}, over TLS`);
+    }
+  });
+
+  test("is not used in plain text", async () => {
+    const { code, stderr } = await run("sslmode=disable");
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/no pg_hba.conf entry .* no encryption/);
+  });
+
+  test("is not trusted without its authority", async () => {
+    const { code, stderr } = await run("sslmode=verify-full");
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/certificate is not trusted .*: name its authority with sslrootcert=FILE/);
+  });
+
+  test("has to have the name of the URL", async () => {
+    const { code, stderr } = await run(`sslmode=verify-full&sslrootcert=${authority.certFile}`, "127.0.0.1");
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/IP: 127\.0\.0\.1 is not in the cert's list/);
+  });
+
+  test("is not asked with a mode that falls back to plain text", async () => {
+    const { code, stderr } = await run("sslmode=prefer");
+    expect(code).toBe(1);
+    expect(stderr).toContain(
+      '--database-url: sslmode is one of disable, require, verify-ca, verify-full, not "prefer"',
+    );
+  });
+});
+
+async function runDemo(args: readonly string[], url = server.url()): Promise<Ending> {
   await using folder = await demoDataFolder();
   const port = String(await freePort());
-  const url = server.url();
   return await runProgram([
     "demo",
     "--once",

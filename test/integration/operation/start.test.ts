@@ -1,5 +1,5 @@
 /** What the built program says when it cannot start: the setting, where it stands and what is allowed, and exit code 1. */
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { once } from "node:events";
 import { tmpdir } from "node:os";
@@ -30,7 +30,12 @@ describe("the program does not start, with exit code 1,", () => {
     ["a role that cannot be set", { set_role: "none" }, /pgvpd\.conf:4: set_role "none"/],
     ["a protected context variable", { context_variables: "row_security" }, /pgvpd\.conf:4: context_variables/],
     ["a feature that is not there", { pool_mode: "session" }, /pgvpd\.conf:4: pool_mode "session": .*not have/],
-    ["TLS that is not there", { upstream_tls: true }, /pgvpd\.conf:4: upstream_tls "true": .*not have/],
+    ["TLS without a certificate", { tls_port: 6433 }, /pgvpd\.conf:4: tls_port: needs tls_cert and tls_key/],
+    [
+      "a relayed login with a pool",
+      { pool_mode: "session", client_auth: "relay" },
+      /pgvpd\.conf:4: pool_mode "session"/,
+    ],
   ])("on %s, and names file, line, key and what is allowed", async (_name, settings, message) => {
     expect(await failedStart(settings)).toMatch(message);
   });
@@ -46,9 +51,19 @@ describe("the program does not start, with exit code 1,", () => {
   });
 
   it("without the value of a secret in what it says", async () => {
-    const said = await failedStart({ pool_password: "hunter2", upstream_password: "hunter3" });
-    expect(said).toContain("pool_password [redacted]");
-    expect(said).not.toMatch(/hunter/);
+    const said = await failedStart({ client_auth: "scram", pool_password: "hunter2", pool_size: "hunter3" });
+    expect(said).toContain("pool_size");
+    expect(said).not.toMatch(/hunter2/);
+  });
+
+  it("on a file of a secret that others can read, naming it and what to do", async () => {
+    const folder = await mkdtemp(path.join(tmpdir(), "pgvpd-start-"));
+    const file = path.join(folder, "password");
+    await writeFile(file, "hunter2\n", { mode: 0o644 });
+    const said = await failedStart({ client_auth: "scram", pool_password_file: file, upstream_password: "x" });
+    expect(said).toContain(`chmod 600 ${file}`);
+    expect(said).not.toContain("hunter2");
+    await rm(folder, { recursive: true });
   });
 
   it("on a port that is taken, naming the address and what to do", async () => {

@@ -46,7 +46,7 @@ onEveryVersion((server, version) => {
       expect(db.takeMessages()).toEqual([]);
       expect(await installation(db)).toEqual(once);
       expect(await column(db.owner, "SELECT current_setting('search_path')")).toEqual(["pg_temp"]);
-      expect(once).toHaveLength(21);
+      expect(once).toHaveLength(24);
     });
 
     test("inside the caller's transaction, which stays the caller's", async () => {
@@ -216,7 +216,7 @@ onEveryVersion((server, version) => {
       expect(said.map((message) => message.severity)).toEqual(["WARNING", "NOTICE"]);
       expect(said[0]?.text).toContain("used by: policy pgvpd_acl_t on table public.t");
       expect(await db.as("acme", (s) => column(s, "SELECT tenant_id FROM t"))).toEqual(["acme"]);
-      expect(await installation(db)).toHaveLength(6);
+      expect(await installation(db)).toHaveLength(8);
       await db.owner.query("DROP TABLE t");
       await db.owner.query(uninstallSql);
       await db.owner.query(uninstallSql);

@@ -176,9 +176,18 @@ onEveryVersion((server) => {
         "policy_count",
         "isolated",
         "reason",
+        "seal",
       ]);
       expect(rows).toEqual([
-        { table_name: "t", rls_enabled: true, rls_forced: true, policy_count: "1", isolated: true, reason: null },
+        {
+          table_name: "t",
+          rls_enabled: true,
+          rls_forced: true,
+          policy_count: "1",
+          isolated: true,
+          reason: null,
+          seal: "none",
+        },
       ]);
     });
 

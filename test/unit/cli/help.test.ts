@@ -50,7 +50,7 @@ describe("pgvpd --help", () => {
 });
 
 describe("pgvpd help COMMAND", () => {
-  it.each(["serve", "check", "demo", "sql", "credential", "help", "version"])(
+  it.each(["serve", "check", "doctor", "explain", "key", "demo", "sql", "credential", "help", "version"])(
     "says how %s is used",
     async (command) => {
       expect(await outputOf(() => help([command]))).toMatch(new RegExp(`^Usage: pgvpd \\[?${command}`));
@@ -59,7 +59,7 @@ describe("pgvpd help COMMAND", () => {
 
   it("refuses what is no command", async () => {
     await expect(help(["toString"])).rejects.toThrow(
-      'there is no command "toString": the commands are serve, check, demo, sql, credential, help, version',
+      'there is no command "toString": the commands are serve, check, doctor, explain, key, demo, sql, credential, help, version',
     );
     await expect(help(["serve", "now"])).rejects.toThrow(ConfigError);
   });

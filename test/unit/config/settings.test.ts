@@ -79,7 +79,6 @@ describe("a setting whose feature is not there", () => {
   it.each([
     ["pool_mode = session", "connection pooling yet: leave it at none"],
     ["pool_size = 50", "connection pooling yet: leave it at 20"],
-    ["resolvers = resolvers.toml", "context resolvers yet: leave it out"],
     ["tenant_allow = acme", "limits and lists of tenants yet: leave it out"],
     ["admin_port = 9090", "the admin API yet: leave it out"],
   ])("refuses %s, and says what is missing", (line, problem) => {

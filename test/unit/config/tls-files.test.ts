@@ -1,35 +1,25 @@
 /** Certificates, keys and CAs: what is refused at start, before a client waits in a handshake. */
-import { execFileSync } from "node:child_process";
-import { chmodSync, copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { createPrivateKey } from "node:crypto";
+import { chmodSync, copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { loadTlsFiles } from "../../../src/config/tls-files.ts";
-import { describeWithTools } from "../../support/describe-with-tools.ts";
+import { certificateFolder, makeAuthority } from "../../support/certificates.ts";
 
-describeWithTools(["openssl"], "the files of TLS", (openssl = "") => {
-  let folder = "";
+describe("the files of TLS", () => {
+  const certificates = certificateFolder();
+  const { folder } = certificates;
   const at = (name: string): string => path.join(folder, name);
 
   beforeAll(() => {
-    folder = mkdtempSync(path.join(tmpdir(), "pgvpd-tls-"));
-    const make = (name: string, ...algorithm: string[]): void => {
-      const files = ["-keyout", at(`${name}.key`), "-out", at(`${name}.crt`)];
-      const subject = ["-nodes", "-subj", `/CN=${name}`, "-days", "2"];
-      execFileSync(openssl, ["req", "-x509", "-newkey", ...algorithm, ...subject, ...files], { stdio: "pipe" });
-      chmodSync(at(`${name}.key`), 0o600);
-    };
-    make("ec", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1");
-    make("other", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1");
-    make("ed", "ed25519");
-    make("weak", "rsa:512");
-    const lock = (name: string, ...command: string[]): void => {
-      const files = ["-in", at("ec.key"), "-out", at(name), "-passout", "pass:x"];
-      execFileSync(openssl, [...command, ...files], { stdio: "pipe" });
-      chmodSync(at(name), 0o600);
-    };
-    lock("locked.key", "ec", "-aes128");
-    lock("locked8.key", "pkcs8", "-topk8");
+    makeAuthority(folder, { file: "ec" });
+    makeAuthority(folder, { file: "other" });
+    makeAuthority(folder, { file: "ed", key: "ed25519" });
+    makeAuthority(folder, { file: "weak", key: "rsa-512" });
+    const key = createPrivateKey(readFileSync(at("ec.key")));
+    const locked = { format: "pem", cipher: "aes-128-cbc", passphrase: "x" } as const;
+    writeFileSync(at("locked.key"), key.export({ type: "sec1", ...locked }), { mode: 0o600 });
+    writeFileSync(at("locked8.key"), key.export({ type: "pkcs8", ...locked }), { mode: 0o600 });
     writeFileSync(at("text"), "not a certificate\n", { mode: 0o600 });
     writeFileSync(at("broken.crt"), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
     const [ec, broken] = [readFileSync(at("ec.crt"), "utf8"), readFileSync(at("broken.crt"), "utf8")];
@@ -39,7 +29,7 @@ describeWithTools(["openssl"], "the files of TLS", (openssl = "") => {
     chmodSync(at("open.key"), 0o644);
   });
 
-  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+  afterAll(() => certificates[Symbol.dispose]());
 
   const load = ({ cert, key, ca }: { cert?: string; key?: string; ca?: string }): unknown =>
     loadTlsFiles({

@@ -4,7 +4,7 @@ import type { Config } from "../../../src/config/settings.ts";
 import type { ProxyError } from "../../../src/errors/proxy-error.ts";
 import { decodeStartupPacket, type StartupMessage } from "../../../src/protocol/startup.ts";
 import { identify } from "../../../src/proxy/tenant/identify.ts";
-import type { TenantIdentity } from "../../../src/proxy/tenant/identity.ts";
+import type { ResolverTraits, TenantIdentity } from "../../../src/proxy/tenant/identity.ts";
 import { encodeTenantStartup } from "../../../src/proxy/upstream/tenant-startup.ts";
 import { startupMessage } from "../../support/bytes.ts";
 import { proxyErrorOf } from "../../support/proxy-error-of.ts";
@@ -265,5 +265,45 @@ describe("the upstream's StartupMessage", () => {
   it("carries values that look like syntax as they are", () => {
     const tenant = "a'b\"c\\d -c role=postgres; --";
     expect(upstreamPairs({ user: `app_user.${tenant}` })).toContainEqual(["app.current_tenant_id", tenant]);
+  });
+});
+
+describe("with resolvers", () => {
+  const resolved = (parameters: Parameters, resolvers: ResolverTraits, config: Partial<Config> = {}): TenantIdentity =>
+    identify(
+      decodeStartupPacket(startupMessage({ user: "app_user.acme", ...parameters })) as StartupMessage,
+      testConfig(config),
+      resolvers,
+    ) as TenantIdentity;
+  const dedicated = { variables: ["app.Org_id", "app.teams"], areInSession: false };
+  const inSession = { ...dedicated, areInSession: true };
+
+  it.each<Parameters>([
+    { "app.org_id": "victim" },
+    { "APP.TEAMS": "" },
+    { options: "--app.org-id=victim" },
+    { options: "-c App.Teams=victim" },
+  ])("a variable that one of them sets is refused with 42501: %j", (parameters) => {
+    const error = proxyErrorOf(() => resolved(parameters, dedicated));
+    expect(error.definition.sqlstate).toBe("42501");
+  });
+
+  const clients = { search_path: "mine", TimeZone: "Asia/Tokyo", client_encoding: "LATIN1", options: "-c app.own=1" };
+
+  it("that run on connections of their own, parameters go upstream as without", () => {
+    const { forwarded, heldBack } = resolved(clients, dedicated);
+    expect(forwarded.map(({ name }) => name)).toEqual(["app.own", "TimeZone"]);
+    expect(heldBack.map(({ name }) => name)).toEqual(["client_encoding", "search_path"]);
+  });
+
+  it("that run in the client's own session, nothing of the client's is in force before", () => {
+    const { forwarded, heldBack } = resolved(clients, inSession);
+    expect(forwarded).toEqual([]);
+    expect(text(heldBack)).toEqual([
+      ["client_encoding", "LATIN1"],
+      ["search_path", "mine"],
+      ["app.own", "1"],
+      ["TimeZone", "Asia/Tokyo"],
+    ]);
   });
 });

@@ -1,0 +1,139 @@
+/**
+ * A check that is one query of the catalogs, and what all of these share: the roles of tenants, the relations of the
+ * application, the rights that tenants have on them. What a query returns is reported as it stands, so that names in the
+ * SQL that mends something are quoted by the server.
+ */
+import type { Client } from "pg";
+import { combine, type Finding, type Look, type Severity } from "./finding.ts";
+import type { Scope } from "./scope.ts";
+
+export interface CatalogCheck {
+  readonly code: string;
+  readonly severity: Severity;
+  /** Gives rows of `object`, `why`, `fix`, and of `severity` where it differs. What follows SHARED, so it begins with SELECT or a comma. */
+  readonly sql: string;
+}
+
+export interface Topic {
+  readonly name: string;
+  look(client: Client, scope: Scope): Promise<Look>;
+}
+
+const MAX_FINDINGS = 500;
+
+/**
+ * $1 roles of tenants, $2 those that log in, $3 names of tenant columns, $4 the application role, $5 context variables.
+ *
+ * tenants           roles that tenants log in as or take on
+ * reach             roles that they can become besides, by SET ROLE or inheritance; of a superuser only itself, as that is reported anyway
+ * relations         of the application: not of the system, of pgvpd, of extensions, or temporary
+ * tenant_columns    columns that hold a tenant
+ * grants            what tenants may do with relations: by PUBLIC (0), and by each role of reach
+ * reads             which relations a view or materialized view reads, through other views too
+ */
+const SHARED = `WITH RECURSIVE
+scope AS (SELECT $1::text[] AS roles, $2::text[] AS logins, $3::text[] AS tenant_column_names, $4::text AS application_role, $5::text[] AS variables),
+tenants AS (
+  SELECT r.oid, r.rolname, r.rolsuper, r.rolname = ANY (s.logins) AS logs_in FROM pg_roles r CROSS JOIN scope s WHERE r.rolname = ANY (s.roles)),
+reach AS (
+  SELECT r.oid, r.rolname, bool_or(r.oid = t.oid) AS is_tenant FROM tenants t JOIN pg_roles r
+    ON r.oid = t.oid OR NOT t.rolsuper AND pg_has_role(t.oid, r.oid, 'MEMBER')
+  GROUP BY r.oid, r.rolname),
+trusted AS ( -- who takes over what tenants should not own
+  SELECT CASE WHEN d.datdba IN (SELECT oid FROM reach) THEN current_user::name ELSE pg_get_userbyid(d.datdba) END AS rolname
+  FROM pg_database d WHERE d.datname = current_database()),
+extension_members AS (SELECT d.classid, d.objid FROM pg_depend d WHERE d.deptype = 'e'),
+relations AS (
+  SELECT c.oid, c.relname, c.relkind, c.relowner, c.relacl, c.relrowsecurity, c.relforcerowsecurity, c.relispartition, c.reloptions,
+         n.nspname, format('%I.%I', n.nspname, c.relname) AS name
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'
+    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgvpd') AND NOT starts_with(n.nspname, 'pg_toast')
+    AND NOT EXISTS (SELECT FROM extension_members e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid)),
+tenant_columns AS (
+  SELECT r.oid AS relid, a.attnum, a.attname, a.attnotnull
+  FROM relations r JOIN pg_attribute a ON a.attrelid = r.oid CROSS JOIN scope s
+  WHERE a.attname = ANY (s.tenant_column_names) AND a.attnum > 0 AND NOT a.attisdropped),
+grants AS (
+  SELECT r.oid AS relid, a.privilege_type AS privilege, a.grantee FROM relations r CROSS JOIN LATERAL aclexplode(r.relacl) a
+    WHERE a.grantee = 0 OR a.grantee IN (SELECT oid FROM reach)
+  UNION
+  SELECT r.oid, a.privilege_type, a.grantee FROM relations r JOIN pg_attribute t ON t.attrelid = r.oid CROSS JOIN LATERAL aclexplode(t.attacl) a
+    WHERE a.grantee = 0 OR a.grantee IN (SELECT oid FROM reach)),
+grantees AS ( -- as a REVOKE names them
+  SELECT g.relid, string_agg(DISTINCT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END, ', ') AS names
+  FROM grants g GROUP BY g.relid),
+below_protected AS (SELECT i.inhrelid AS relid FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent WHERE p.relrowsecurity),
+view_sources AS (
+  SELECT DISTINCT w.ev_class AS viewid, d.refobjid AS relid
+  FROM pg_rewrite w JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+  WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid <> w.ev_class),
+reads AS (
+  SELECT v.viewid, v.relid FROM view_sources v
+  UNION SELECT r.viewid, v.relid FROM reads r JOIN view_sources v ON v.viewid = r.relid)
+`;
+
+/**
+ * Text of SQL: whom of tenants an access control list gives one of the privileges, as a REVOKE names them; NULL for nobody.
+ *
+ * @param acl with its default where it is NULL.
+ */
+export function granteesOf(acl: string, privileges: readonly string[]): string {
+  const list = privileges.map((privilege) => `'${privilege}'`).join(", ");
+  return `(SELECT string_agg(DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END, ', ')
+    FROM aclexplode(${acl}) AS a WHERE a.privilege_type IN (${list}) AND (a.grantee = 0 OR a.grantee IN (SELECT oid FROM reach)))`;
+}
+
+/** Text of SQL that begins a query of its own with what checks share. */
+export function shared(sql: string): string {
+  return `${SHARED}${sql}`;
+}
+
+export function sharedValues({ tenantRoles, loginRoles, tenantColumns, applicationRole, contextVariables }: Scope) {
+  return [tenantRoles, loginRoles, tenantColumns, applicationRole, contextVariables];
+}
+
+/** What a check's query returns; its own severity stands where the row has none. */
+type FoundRow = Pick<Finding, "object" | "why" | "fix"> & Partial<Pick<Finding, "severity">>;
+
+/** A topic whose checks are queries. @param choose those that fit what is looked at. */
+export function catalogTopic(name: string, choose: (scope: Scope) => readonly CatalogCheck[]): Topic {
+  return {
+    name,
+    async look(client, scope) {
+      const looks: Look[] = [];
+      for (const check of choose(scope)) looks.push(await lookFor(client, check, scope));
+      return combine(looks);
+    },
+  };
+}
+
+async function lookFor(client: Client, { code, severity, sql }: CatalogCheck, scope: Scope): Promise<Look> {
+  const limited = `SELECT * FROM (${shared(sql)}) AS found LIMIT ${MAX_FINDINGS + 1}`;
+  const look = await lookWith(client, code, limited, sharedValues(scope), (rows: readonly FoundRow[]) =>
+    rows.map((row) => ({ code, severity, ...row })),
+  );
+  if (look.findings.length <= MAX_FINDINGS) return look;
+  return {
+    findings: look.findings.slice(0, MAX_FINDINGS),
+    notChecked: [{ what: code, reason: `there are more than ${MAX_FINDINGS}: mend these first` }],
+  };
+}
+
+/** What `judge` makes of the answer. What a role may not see, or a catalog does not have, is not looked at; everything else is. */
+// oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- it says what the rows of this query are, as with client.query
+export async function lookWith<Row extends object>(
+  client: Client,
+  what: string,
+  sql: string,
+  values: readonly unknown[],
+  judge: (rows: readonly Row[]) => Finding[],
+): Promise<Look> {
+  let rows: readonly Row[];
+  try {
+    ({ rows } = await client.query<Row>(sql, [...values]));
+  } catch (error) {
+    return { findings: [], notChecked: [{ what, reason: (error as Error).message }] };
+  }
+  return { findings: judge(rows), notChecked: [] };
+}

@@ -1,0 +1,103 @@
+/**
+ * Everything of seal-attack-table.ts, by node-postgres through the proxy, in each database of the fixture: no row of the
+ * other tenant is read or written where the context is sealed, and in the database without the seal exactly those
+ * attacks succeed that the table says do.
+ */
+import type { Client } from "pg";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { availableVersions } from "../support/postgres.ts";
+import { ATTACK_SCHEMA, attacksFor, isForeign, leftBy, LOOK, OWN, type Attack } from "./seal-attack-table.ts";
+import { kindsOf, startSealFixture, type Kind, type SealFixture } from "./seal-fixture.ts";
+
+const GLOBEX =
+  "SELECT body FROM notes WHERE tenant_id <> 'acme' UNION ALL SELECT body FROM cases WHERE owner_id <> 'acme' ORDER BY 1";
+/** Rows, and what an attack leaves in the tenants' own schema. */
+const RESTORE = `
+  TRUNCATE notes RESTART IDENTITY;
+  INSERT INTO notes (tenant_id, body) VALUES ('acme', 'a1'), ('acme', 'a2'), ('globex', 'g1'), ('globex', 'g2'), ('globex', 'g3');
+  DROP SCHEMA evil CASCADE;
+  CREATE SCHEMA evil AUTHORIZATION app_user;
+  GRANT ALL ON SCHEMA evil TO PUBLIC;
+  ALTER ROLE app_user RESET ALL;
+`;
+
+describe.each(availableVersions())("PostgreSQL %s", (version) => {
+  let fixture: SealFixture;
+  const ports: { injection: "startup" | "query"; isSealed: boolean; port: number }[] = [];
+  const admins = new Map<Kind, Client>();
+  beforeAll(async () => {
+    fixture = await startSealFixture({ version, auth: "trust", schema: ATTACK_SCHEMA });
+    for (const [injection, role] of [
+      ["startup", undefined],
+      ["query", "worker"],
+    ] as const) {
+      const settings = { context_injection: injection, ...(role === undefined ? {} : { set_role: role }) };
+      const sealed = { ...settings, context_seal: "require", context_key_file: fixture.keyFile };
+      ports.push({ injection, isSealed: false, port: (await fixture.proxyWith(settings)).port });
+      ports.push({ injection, isSealed: true, port: (await fixture.proxyWith(sealed)).port });
+    }
+    const { superuser, password } = fixture.server;
+    for (const kind of kindsOf(version)) admins.set(kind, await fixture.direct(kind, superuser, password));
+  });
+  afterAll(() => fixture?.[Symbol.asyncDispose]());
+
+  describe.each(kindsOf(version))("%s", (kind) => {
+    it.each(attacksFor(version))("$name", async (attack) => {
+      for (const { injection, isSealed, port } of ports) {
+        if (isSealed !== (kind !== "plain")) continue;
+        const expected = leftBy(attack, kind, injection);
+        const outcome = await play(attack, port, kind);
+        const changed = await putBack(kind);
+
+        expect(outcome.hasSeenForeign).toBe(expected === "foreign");
+        if (expected !== "foreign") expect(outcome.left).toEqual(expected === "own" ? OWN : []);
+        expect(changed).toBe(kind === "plain" && attack.writesPlain === true && expected === "foreign");
+        if (kind === "plain") continue;
+        if (attack.refusedWith !== undefined) expect(outcome.lastCode).toBe(attack.refusedWith);
+        expect(outcome.seen).not.toMatch(keyMaterial(fixture.key.bytes));
+      }
+    });
+  });
+
+  /** Plays it in a session of its own. */
+  async function play(attack: Attack, port: number, database: Kind) {
+    const client = await fixture.connect("app_user.acme", { port, database });
+    const seen: string[] = [];
+    client.on("notice", ({ message, detail }) => seen.push(message ?? "", detail ?? ""));
+    let lastCode: string | undefined;
+    for (const statement of attack.sql) lastCode = await attempt(client, statement, seen);
+    const look = await client.query<{ body: string }>(LOOK).catch(() => ({ rows: [] }));
+    const left = look.rows.map(({ body }) => body);
+    await client.end();
+    const all = [...seen, ...left].join("\n");
+    return { seen: all, hasSeenForeign: isForeign(all), left: left.filter((body) => OWN.includes(body)), lastCode };
+  }
+
+  /** True when the other tenant's rows are not what they were. */
+  async function putBack(kind: Kind): Promise<boolean> {
+    const admin = admins.get(kind) as Client;
+    const { rows } = await admin.query<{ body: string }>(GLOBEX);
+    await admin.query(RESTORE);
+    return rows.map(({ body }) => body).join() !== "g1,g2,g3,g4";
+  }
+});
+
+/** Runs statements, and notes all that they show; the SQLSTATE where they fail. */
+async function attempt(client: Client, sql: string, seen: string[]): Promise<string | undefined> {
+  try {
+    const answers: unknown = await client.query({ text: sql, rowMode: "array" });
+    for (const { rows } of [answers].flat() as { rows: unknown[] }[]) seen.push(JSON.stringify(rows));
+    return undefined;
+  } catch (error) {
+    const { code, message, detail, hint, where } = error as Record<string, string>;
+    seen.push([message, detail, hint, where].join("\n"));
+    return code;
+  }
+}
+
+/** Any four bytes in a row of the key, or of what is stored of it, in hex. */
+function keyMaterial(key: Buffer): RegExp {
+  const block = Buffer.concat([key, Buffer.alloc(32)]);
+  const texts = [0, 0x36, 0x5c].map((pad) => Buffer.from(block.map((byte) => byte ^ pad)).toString("hex"));
+  return new RegExp(texts.map((text) => text.slice(0, 16)).join("|"), "i");
+}
