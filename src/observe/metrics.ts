@@ -74,6 +74,12 @@ export class Metrics {
     registers: [this.registry],
   });
 
+  readonly poolPins = new Counter({
+    name: "pgvpd_pool_pins_total",
+    help: "Clients that keep their session although their transaction is over, by the reason.",
+    labelNames: ["reason"],
+    registers: [this.registry],
+  });
   readonly poolTimeouts = new Counter({
     name: "pgvpd_pool_timeouts_total",
     help: "Checkouts that waited for pool_checkout_timeout.",

@@ -16,8 +16,6 @@ export interface MessageStreamEvents {
   onUnexpectedBytes?: () => void;
   /** The peer has closed, or the socket failed. Without this handler the next read says so. */
   onLost?: (error: Error) => void;
-  /** Bytes that come first and are not read: the rest of a message that somebody else has begun to read. */
-  skipBytes?: number;
 }
 
 /** The peer closed its socket, or the socket failed (then with the failure as cause). */
@@ -32,15 +30,15 @@ export class MessageStream {
   readonly socket: Duplex;
   readonly #events: MessageStreamEvents;
   readonly #queue = new ByteQueue();
-  #bytesToSkip: number;
+  #bytesToSkip = 0;
   #lost: PeerGone | undefined;
   /** Tries to satisfy the pending read; undefined while nobody reads. */
   #retry: (() => void) | undefined;
+  #diverted: ((bytes: Buffer) => void) | undefined;
 
   constructor(socket: Duplex, events: MessageStreamEvents = {}) {
     this.socket = socket;
     this.#events = events;
-    this.#bytesToSkip = events.skipBytes ?? 0;
     socket.on("data", this.#onData);
     socket.on("end", this.#onEnd);
     socket.on("error", this.#onError);
@@ -94,6 +92,23 @@ export class MessageStream {
     return this.#read(() => takeMessage(this.#queue, maxLength, onlyType), signal);
   }
 
+  /**
+   * From now on bytes go to `to` as they come, and nobody reads messages here; the socket flows.
+   *
+   * @returns what has come and was not read.
+   */
+  divert(to: (bytes: Buffer) => void): Buffer {
+    this.#diverted = to;
+    this.socket.resume();
+    return this.#queue.takeAll();
+  }
+
+  /** Messages are read here again. @param bytesToSkip the rest of a message whose beginning has gone the other way. */
+  undivert(bytesToSkip = 0): void {
+    this.#diverted = undefined;
+    this.#bytesToSkip = bytesToSkip;
+  }
+
   /** Takes this reader off the socket, which is left paused. Returns the bytes that have come and were not read. */
   detach(): Buffer {
     this.socket.pause();
@@ -135,6 +150,10 @@ export class MessageStream {
   }
 
   readonly #onData = (bytes: Buffer): void => {
+    if (this.#diverted !== undefined) {
+      this.#diverted(bytes);
+      return;
+    }
     const chunk = bytes.subarray(this.#bytesToSkip);
     this.#bytesToSkip = Math.max(this.#bytesToSkip - bytes.length, 0);
     if (chunk.length === 0) return;

@@ -20,7 +20,8 @@ import { LoginThrottle } from "../proxy/auth/login-throttle.ts";
 import { ClientTls } from "../proxy/client/client-tls.ts";
 import { isDirectReadSafe } from "../proxy/forward/direct-read-check.ts";
 import { listen, type ListenAddress, type Listener } from "../proxy/listen/listener.ts";
-import { Pool } from "../proxy/pool/pool.ts";
+import type { Pool } from "../proxy/pool/pool.ts";
+import { createPool } from "./create-pool.ts";
 import type { ProxyServices } from "../proxy/services.ts";
 import { Session } from "../proxy/session.ts";
 import { createCancelKeys } from "../proxy/upstream/cancel-keys.ts";
@@ -84,12 +85,21 @@ export class ProxyServer {
     this.#credentials = Credentials.open(config, login);
     this.#roleDefaults = new RoleDefaults(login);
     this.#resolvers = new Resolvers(config, this.#resolversInCode, { ...login, metrics: this.metrics });
-    if (config.poolMode !== "none") {
-      this.#pool = new Pool({ ...login, roleDefaults: this.#roleDefaults, metrics: this.metrics });
-    }
     const { contextSeal, contextKeyFile, contextSealTtlMs } = config;
     if (contextSeal !== "off" && contextKeyFile !== undefined)
       this.#seal = new Seal({ contextKeyFile, contextSealTtlMs });
+    const safeRoles = new SafeRoles(systemClock);
+    const roleDefaults = this.#roleDefaults;
+    if (config.poolMode !== "none") {
+      this.#pool = createPool({
+        ...login,
+        roleDefaults,
+        safeRoles,
+        seal: this.#seal,
+        upstreamTls: this.#upstreamTls,
+        metrics: this.metrics,
+      });
+    }
     const services: ProxyServices = {
       ...login,
       clientTls: this.#clientTls,
@@ -97,12 +107,12 @@ export class ProxyServer {
       networks: new AllowedNetworks(config.allowFrom),
       throttle: new LoginThrottle(systemClock, config.loginThrottleMs),
       credentials: this.#credentials,
-      roleDefaults: this.#roleDefaults,
+      roleDefaults,
       cancelKeys: createCancelKeys(),
       cancelRate: new TokenBucket(systemClock, CANCELS_PER_SECOND, CANCEL_BURST),
       resolvers: this.#resolvers,
       pool: this.#pool,
-      safeRoles: new SafeRoles(systemClock),
+      safeRoles,
       seal: this.#seal,
       metrics: this.metrics,
       directRead,

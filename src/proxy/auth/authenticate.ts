@@ -11,7 +11,7 @@ import type { MessageStream } from "../message-stream.ts";
 import type { Identity, TenantIdentity } from "../tenant/identity.ts";
 import { awaitReady, Greeting, UpstreamRefusal } from "../upstream/await-ready.ts";
 import type { Dial } from "../upstream/dial.ts";
-import { logIn, type LoginServices } from "../upstream/log-in.ts";
+import { logIn, type LoginServices, type UpstreamSecrets } from "../upstream/log-in.ts";
 import { openUpstream, type LoggedIn, type OpeningUpstream } from "../upstream/open-upstream.ts";
 import type { RoleDefaults } from "../upstream/role-defaults.ts";
 import { encodeTenantStartup } from "../upstream/tenant-startup.ts";
@@ -43,12 +43,21 @@ export interface AuthServices extends LoginServices {
   readonly throttle: LoginThrottle;
   readonly credentials: Credentials;
   readonly roleDefaults: RoleDefaults;
-  /** Lends sessions to tenants; undefined where each has one of its own. */
-  readonly pool: { lend(identity: TenantIdentity, signal: AbortSignal): Promise<LoggedIn> } | undefined;
+}
+
+/** Who has proved a credential and takes its upstream sessions from a pool: none is open yet. */
+export interface Proved extends Disposable {
+  readonly identity: TenantIdentity;
+  readonly secrets: UpstreamSecrets;
+  readonly upstream?: undefined;
 }
 
 /** @throws ProxyError or UpstreamRefusal of relayAuthentication, endAuthentication, openUpstream, logIn and awaitReady. */
-export async function authenticate(login: Login, services: AuthServices, signal: AbortSignal): Promise<LoggedIn> {
+export async function authenticate(
+  login: Login,
+  services: AuthServices,
+  signal: AbortSignal,
+): Promise<LoggedIn | Proved> {
   const { clock, throttle, credentials } = services;
   const { identity, address } = login;
   await pause(clock, throttle.delayFor(address, identity.user), signal);
@@ -82,17 +91,19 @@ async function end(
   method: "scram" | "cleartext",
   services: AuthServices,
   signal: AbortSignal,
-): Promise<LoggedIn> {
+): Promise<LoggedIn | Proved> {
   const { identity: claimed, isEncrypted } = login;
   if (method === "cleartext" && !isEncrypted) throw new ProxyError("cleartext_without_tls");
   const credential = await services.credentials.find(claimed, signal);
   const proof = await endAuthentication({ ...login, credential, endPoint: login.endPoint() }, method, signal);
 
   const identity = claimed.kind === "tenant" ? await login.refine(claimed) : claimed;
-  if (identity.kind === "tenant" && services.pool !== undefined) return services.pool.lend(identity, signal);
   const { loginRole: role, database, minor } = identity;
   // What was proved opens the role that it was proved for, and no other.
   const secrets = role === claimed.loginRole ? proof : {};
+  if (identity.kind === "tenant" && services.config.poolMode !== "none") {
+    return { identity, secrets, [Symbol.dispose]: () => {} };
+  }
   const packet =
     identity.kind === "tenant"
       ? encodeTenantStartup(identity, services.config, await services.roleDefaults.of(role, database, secrets, signal))

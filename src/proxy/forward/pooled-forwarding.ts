@@ -1,92 +1,949 @@
 /**
- * The last stage for a session whose upstream belongs to a pool (`pool_mode = session`): bytes go both ways as in
- * forward.ts, but when the client leaves, in whatever way, the upstream session is given back instead of being closed.
- * Terminate is not passed on.
+ * The last stage for a client of a pool. With `pool_mode = transaction` an upstream session is lent from the first message
+ * of a transaction to its end; with `session`, until the client leaves. Messages are passed on as they come; here their
+ * types and names are read, so that the session is given back at the right point, and the client does not notice that it
+ * is another one the next time.
  */
 import type { Duplex } from "node:stream";
+import type { Config } from "../../config/settings.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
-import { encodeErrorResponse } from "../../protocol/backend-messages.ts";
-import { frontend } from "../../protocol/message-types.ts";
-import type { Lease } from "../upstream/open-upstream.ts";
-import type { ForwardEvents, ForwardServices } from "./forward.ts";
-import { OneWay } from "./one-way.ts";
+import type { Clock } from "../../lib/clock.ts";
+import { encodeErrorResponse, sqlstateOf } from "../../protocol/backend-messages.ts";
+import { backend, frontend, IDLE } from "../../protocol/message-types.ts";
+import { encodeMessage } from "../../protocol/message.ts";
+import { MAX_MESSAGE_LENGTH } from "../../protocol/limits.ts";
+import type { Borrower } from "../pool/borrower.ts";
+import type { Pool } from "../pool/pool.ts";
+import type { Holder, PooledSession } from "../pool/pooled-session.ts";
+import { encodeCloseStatement, encodeParse, type Prepared } from "../pool/prepared.ts";
+import { effects, type Effects, type PinReason } from "../pool/sql-effects.ts";
+import { UpstreamRefusal } from "../upstream/await-ready.ts";
+import type { CancelSubject, HeldTarget } from "../upstream/cancel-keys.ts";
+import { asked, ExpectedAnswers, type About, type Asked } from "./expected-answers.ts";
+import type { ForwardEvents } from "./forward.ts";
 
-const NOTHING = Buffer.alloc(0);
 const LAST_WORD_MS = 2_000;
-/** `Byte1('X') Int32 4`. */
-const TERMINATE_BYTES = 5;
+const HEADER_BYTES = 5;
+/** A message is read whole up to this; of a longer one its beginning, and the rest is passed on unread. */
+const MAX_READ_BYTES = 64 * 1024;
+/** More requests than these without an answer, and the client is not read further. */
+const MAX_OUTSTANDING = 4_096;
+/** What a client's prepared statements may take here; beyond it the client keeps its session. */
+const MAX_STATEMENT_BYTES = 1024 * 1024;
+const MAX_STATEMENTS = 5_000;
 
-export class PooledForwarding {
-  readonly #lease: Lease;
-  readonly #fromClient: OneWay;
-  readonly #fromUpstream: OneWay;
-  readonly #services: ForwardServices;
-  readonly #events: ForwardEvents;
+const PARSE_COMPLETE = encodeMessage(backend.parseComplete, Buffer.alloc(0));
+const READY_IDLE = encodeMessage(backend.readyForQuery, Buffer.of(IDLE));
+const EMPTY_DEFINITION = Buffer.alloc(3);
+const UNNAMED = Buffer.of(0);
+const FAILED = 0x45;
+const STATEMENT = 0x53;
+
+/** Messages of the server that are read; all others are passed on. */
+const READ_FROM_SERVER = tableOf([
+  backend.bindComplete,
+  backend.closeComplete,
+  backend.commandComplete,
+  backend.copyBothResponse,
+  backend.copyInResponse,
+  backend.emptyQueryResponse,
+  backend.errorResponse,
+  backend.functionCallResponse,
+  backend.noData,
+  backend.parameterStatus,
+  backend.parseComplete,
+  backend.portalSuspended,
+  backend.readyForQuery,
+  backend.rowDescription,
+]);
+/** Of these the body too. */
+const BODY_FROM_SERVER = tableOf([backend.errorResponse, backend.parameterStatus, backend.readyForQuery]);
+
+const BODY_FROM_CLIENT = tableOf([frontend.bind, frontend.close, frontend.describe, frontend.parse, frontend.query]);
+const KNOWN_FROM_CLIENT = tableOf(Object.values(frontend).filter((type) => type !== frontend.password));
+
+/** No more of the client's messages may be taken now. */
+const STALLED = -1;
+
+export interface PooledForwardServices {
+  readonly config: Pick<Config, "poolMode" | "sessionState" | "maxPreparedStatements" | "queryWaitNotifyMs">;
+  readonly clock: Clock;
+  readonly pool: Pool;
+  /** Counts a client that keeps its session, by the reason. */
+  countPin(reason: PinReason): void;
+}
+
+export class PooledForwarding implements Holder {
+  readonly client: Duplex;
   /** Resolves when the client's socket is closed: with the error that ended the session, or nothing. */
   readonly ended: Promise<ProxyError | undefined>;
+  readonly #borrower: Borrower;
+  readonly #services: PooledForwardServices;
+  readonly #events: ForwardEvents;
+  readonly #isTransactionMode: boolean;
   #resolve!: (error: ProxyError | undefined) => void;
   #error: ProxyError | undefined;
-  #timer: Disposable | undefined;
   #isClosing = false;
+  #timer: Disposable | undefined;
 
-  constructor(client: Duplex, upstream: Duplex, lease: Lease, services: ForwardServices, events: ForwardEvents) {
-    this.#lease = lease;
+  #session: PooledSession | undefined;
+  /** Ends the wait for a session. */
+  #waiting: AbortController | undefined;
+  /** Values of parameters that the client knows. */
+  readonly #told = new Map<string, string>();
+  readonly #answers = new ExpectedAnswers((kind, about) => this.#onFailed(kind, about));
+
+  // The client's side.
+  /** Bytes of the current message that are passed on unread. */
+  #clientLeft = 0;
+  /** What is not whole yet, or has to wait. */
+  #held: Buffer | undefined;
+  #isStalled = false;
+  #out: Buffer[] = [];
+  /** After a cancelled wait: what is dropped of what the client has sent. */
+  #dropping: "message" | "to_sync" | undefined;
+  #dropLeft = 0;
+  readonly #statements = new Map<string, Prepared>();
+  #statementBytes = 0;
+  #unnamed: { readonly definition: Buffer; readonly effects: Effects } | undefined;
+
+  // The server's side.
+  #serverLeft = 0;
+  #serverTail: Buffer | undefined;
+  #status = IDLE;
+  #isInCopy = false;
+  /** Extended messages have been sent since the last Sync. */
+  #isUnsynced = false;
+
+  // What keeps the session, or has to be done before it goes.
+  #pinReason: PinReason | undefined;
+  /** Answers cannot be told apart any more: nothing of ours is put between the client's messages. */
+  #isBlind = false;
+  #isTainted = false;
+  #hasLeftovers = false;
+  #resetsUnsynced = false;
+  #mustRestore = false;
+  readonly #resetNames: string[] = [];
+  #settings: { readonly name: string; readonly value: string | undefined }[] = [];
+  #lastActivity = 0;
+
+  /** @param first the session that the client has logged in with. */
+  constructor(
+    client: Duplex,
+    first: PooledSession,
+    borrower: Borrower,
+    services: PooledForwardServices,
+    events: ForwardEvents,
+  ) {
+    this.client = client;
+    this.#borrower = borrower;
     this.#services = services;
     this.#events = events;
+    this.#isTransactionMode = services.config.poolMode === "transaction";
     this.ended = new Promise((resolve) => {
       this.#resolve = resolve;
     });
-    this.#fromClient = new OneWay(client, services.directRead, "message_length", this.#onFailure, (bytes, length) =>
-      this.#beforePassing(bytes, length),
-    );
-    // Its socket comes back, so it stays what it is.
-    this.#fromUpstream = new OneWay(upstream, false, "upstream_stream", this.#onFailure);
-    this.client.on("end", this.#onClientGone);
-    this.client.on("close", this.#onClientClosed);
-    this.client.on("error", ignore);
-    upstream.on("end", this.#onUpstreamGone);
-    upstream.on("close", this.#onUpstreamGone);
-    upstream.on("error", ignore);
+    for (const [name, value] of first.parameters) this.#told.set(name, value);
+    this.#session = first;
+    client.on("data", this.#onClientBytes);
+    client.on("end", this.#onClientGone);
+    client.on("close", this.#onClientClosed);
+    client.on("error", ignore);
+    client.pause();
   }
 
-  get client(): Duplex {
-    return this.#fromClient.source;
-  }
-
-  get upstream(): Duplex {
-    return this.#fromUpstream.source;
-  }
-
-  get bytes(): { fromClient: number | undefined; fromUpstream: number | undefined } {
+  /** Bytes read from the client since its connection was opened, where the socket counts them. */
+  get bytes(): { fromClient: number | undefined; fromUpstream: undefined } {
     return { fromClient: (this.client as { bytesRead?: number }).bytesRead, fromUpstream: undefined };
   }
 
-  start(greeting: Buffer, unread: Buffer): void {
+  /** Why the client keeps its session, where it does. */
+  get pinReason(): PinReason | undefined {
+    return this.#pinReason;
+  }
+
+  start(greeting: Buffer): void {
     this.client.write(greeting);
-    this.#fromUpstream.start(this.client, unread);
-    this.#fromClient.start(this.upstream, NOTHING);
+    this.#adopt(this.#session as PooledSession);
+    this.#settle();
+    if (!this.#isClosing) this.client.resume();
   }
 
   /** Ends the session with `error`: the client hears of it where a message of ours may stand. */
   terminate(error: ProxyError): void {
     if (this.#isClosing) return;
     this.#error = error;
-    const { isAtBoundary } = this.#fromUpstream.scanner;
-    this.#leave(isAtBoundary ? encodeErrorResponse(error) : undefined);
+    this.#leave(this.#serverLeft === 0 ? encodeErrorResponse(error) : undefined);
   }
 
-  readonly #onFailure = (failure: unknown): void => {
-    this.terminate(failure instanceof ProxyError ? failure : new ProxyError("internal", { cause: failure }));
+  /** What a CancelRequest with the client's key means now. */
+  readonly cancelSubject: CancelSubject = {
+    hold: (): HeldTarget | undefined => {
+      const session = this.#session;
+      if (session === undefined) {
+        this.#cancelWait();
+        return undefined;
+      }
+      const { address, key } = session;
+      if (key === undefined) return undefined;
+      const held = session.holdForCancel();
+      return { target: { address, key }, [Symbol.dispose]: () => held[Symbol.dispose]() };
+    },
   };
 
-  /** Terminate is the last thing that a client sends: what stands before it is passed on, and it is taken for its end. */
-  #beforePassing(bytes: Uint8Array, length: number): number {
-    const { lastType, isAtBoundary } = this.#fromClient.scanner;
-    if (lastType !== frontend.terminate || !isAtBoundary || length < TERMINATE_BYTES) return length;
-    if (bytes[length - TERMINATE_BYTES] !== frontend.terminate) return length;
-    queueMicrotask(this.#onClientGone);
-    return length - TERMINATE_BYTES;
+  // Holder: what the session says.
+
+  onUpstreamBytes(bytes: Buffer): void {
+    if (this.#isClosing) return;
+    try {
+      this.#readServer(this.#serverTail === undefined ? bytes : Buffer.concat([this.#serverTail, bytes]));
+    } catch (failure) {
+      this.#onFailure(failure);
+    }
   }
+
+  onUpstreamLost(): void {
+    if (this.#isClosing) return;
+    // A server that ends a session has said why; what it said is the last word.
+    if (this.#serverSaidFatal) this.#leave(undefined);
+    else this.terminate(new ProxyError("upstream_lost"));
+  }
+
+  idleInTransactionMs(now: number): number {
+    const isIdle = this.#session !== undefined && (this.#answers.size === 0 || this.#isInCopy) && !this.#mustRestore;
+    const isInside = this.#status !== IDLE || this.#isUnsynced || this.#isInCopy || this.#clientLeft > 0;
+    return isIdle && isInside ? now - this.#lastActivity : 0;
+  }
+
+  onIdleTooLong(seconds: number): void {
+    this.terminate(new ProxyError("idle_transaction", { params: { seconds } }));
+  }
+
+  // From the client.
+
+  readonly #onClientBytes = (bytes: Buffer): void => {
+    if (this.#isClosing) return;
+    this.#lastActivity = this.#services.clock.now();
+    const all = this.#held === undefined ? bytes : Buffer.concat([this.#held, bytes]);
+    this.#held = all;
+    if (!this.#isStalled) this.#resume();
+  };
+
+  /** Goes on with what the client has sent. */
+  #resume(): void {
+    const bytes = this.#held;
+    this.#held = undefined;
+    this.#isStalled = false;
+    try {
+      if (bytes !== undefined) this.#readClient(bytes);
+    } catch (failure) {
+      this.#onFailure(failure);
+      return;
+    }
+    if (this.#isClosing) return;
+    if (this.#isStalled) this.client.pause();
+    else if (this.#session === undefined || !this.#session.stream.socket.writableNeedDrain) this.client.resume();
+  }
+
+  #readClient(bytes: Buffer): void {
+    const { length } = bytes;
+    let at = Math.min(this.#clientLeft, length);
+    this.#clientLeft -= at;
+    let from = 0;
+    if (this.#dropLeft > 0) {
+      at = Math.min(this.#dropLeft, length);
+      this.#dropLeft -= at;
+      from = at;
+    }
+    while (at + HEADER_BYTES <= length) {
+      const type = bytes[at] as number;
+      const field = bytes.readInt32BE(at + 1);
+      if (field < 4 || field > MAX_MESSAGE_LENGTH) throw new ProxyError("message_length");
+      const end = at + 1 + field;
+      const available = Math.min(end, length);
+      if (available < Math.min(end, at + MAX_READ_BYTES) && BODY_FROM_CLIENT[type] === 1) break;
+      if (this.#dropping !== undefined) {
+        from = available;
+        this.#dropLeft = end - available;
+        if (this.#dropping === "message" || type === frontend.sync) this.#finishDropping();
+        at = available;
+        continue;
+      }
+      this.#lastRead = { bytes, from, at };
+      const next = this.#take(type, bytes, at, available, end);
+      if (next === STALLED) {
+        this.#isStalled = true;
+        break;
+      }
+      if (this.#isClosing) return;
+      from = this.#lastRead.from;
+      if (next > at) from = next;
+      this.#clientLeft = from > available ? 0 : end - available;
+      at = available;
+    }
+    this.#pass(bytes, from, at);
+    this.#flush();
+    if (at < length) this.#held = bytes.subarray(at);
+  }
+
+  #lastRead: { bytes: Buffer; from: number; at: number } = { bytes: UNNAMED, from: 0, at: 0 };
+
+  /** Passes on what stands before the message that is read now, and then `replacement`. */
+  #replace(...replacement: Buffer[]): void {
+    const { bytes, from, at } = this.#lastRead;
+    this.#pass(bytes, from, at);
+    this.#lastRead.from = at;
+    this.#out.push(...replacement);
+  }
+
+  #pass(bytes: Buffer, from: number, to: number): void {
+    if (to > from) this.#out.push(from === 0 && to === bytes.length ? bytes : bytes.subarray(from, to));
+  }
+
+  #flush(): void {
+    const out = this.#out;
+    if (out.length === 0) return;
+    this.#out = [];
+    const session = this.#session;
+    if (session === undefined) return; // CopyData of nobody's COPY: PostgreSQL drops it too
+    const { socket } = session.stream;
+    const takesMore = socket.write(out.length === 1 ? (out[0] as Buffer) : Buffer.concat(out));
+    if (takesMore) return;
+    this.client.pause();
+    socket.once("drain", () => {
+      if (this.#session === session && !this.#isStalled && !this.#isClosing) this.client.resume();
+    });
+  }
+
+  /**
+   * Reads a message: the first bytes of it, up to `available`; it ends at `end`.
+   *
+   * @returns where the bytes begin that are passed on as they are, or STALLED.
+   */
+  #take(type: number, bytes: Buffer, at: number, available: number, end: number): number {
+    if (KNOWN_FROM_CLIENT[type] !== 1) {
+      throw new ProxyError("unknown_message", { params: { type } });
+    }
+    if (type === frontend.terminate) {
+      this.#replace();
+      this.#flush();
+      this.#leave(undefined);
+      return at;
+    }
+    if (type === frontend.copyData || type === frontend.copyDone || type === frontend.copyFail) {
+      if (type !== frontend.copyData) this.#isInCopy = false;
+      if (this.#session !== undefined) return at;
+      this.#replace();
+      return end;
+    }
+    if (this.#session === undefined && !this.#want()) return STALLED;
+    if (this.#mustWait()) return STALLED;
+    const session = this.#session as PooledSession;
+    if (this.#isInCopy) this.#becomeBlind();
+    const isWhole = available === end;
+    switch (type) {
+      case frontend.query:
+        return this.#takeQuery(session, bytes, at, available, isWhole);
+      case frontend.parse:
+        return this.#takeParse(session, bytes, at, available, isWhole);
+      case frontend.bind: {
+        const portalEnd = endOfString(bytes, at + HEADER_BYTES, available);
+        const nameEnd = endOfString(bytes, portalEnd, available);
+        return this.#takeReference(session, asked.bind, bytes, at, { before: portalEnd, nameEnd, end });
+      }
+      case frontend.describe:
+        if (bytes[at + HEADER_BYTES] !== STATEMENT) return this.#expect(asked.describe, at);
+        return this.#takeReference(session, asked.describe, bytes, at, {
+          before: at + HEADER_BYTES + 1,
+          nameEnd: endOfString(bytes, at + HEADER_BYTES + 1, available),
+          end,
+        });
+      case frontend.close:
+        return this.#takeClose(session, bytes, at, available);
+      case frontend.execute:
+        return this.#expect(asked.execute, at);
+      case frontend.sync:
+        this.#isUnsynced = false;
+        if (this.#resetsUnsynced) this.#restoreLater();
+        this.#push(asked.sync);
+        return at;
+      case frontend.functionCall:
+        this.#isTainted = true;
+        this.#push(asked.call);
+        return at;
+      default: // Flush
+        this.#isUnsynced = true;
+        return at;
+    }
+  }
+
+  #expect(kind: Asked, at: number): number {
+    this.#isUnsynced = true;
+    this.#push(kind);
+    return at;
+  }
+
+  #push(kind: Asked, about?: About): void {
+    if (!this.#isBlind) this.#answers.push(kind, about);
+  }
+
+  /** Whether the next message has to wait for an answer to what was sent before. */
+  #mustWait(): boolean {
+    if (this.#isBlind) return false;
+    if (this.#mustRestore || this.#answers.size > MAX_OUTSTANDING) return true;
+    const mayGo = this.#isTransactionMode && this.#pinReason === undefined;
+    return (
+      mayGo && this.#answers.outstandingReady > 0 && this.#services.pool.hasWaiters(this.#session as PooledSession)
+    );
+  }
+
+  #takeQuery(session: PooledSession, bytes: Buffer, at: number, available: number, isWhole: boolean): number {
+    const textEnd = isWhole ? available - 1 : available;
+    const found = this.#services.pool.reader.read(bytes, at + HEADER_BYTES, textEnd);
+    if (!isWhole) this.#isTainted = true;
+    this.#isUnsynced = false;
+    if (this.#mustRefuse(found)) {
+      this.#push(asked.query);
+      this.#replace(encodeMessage(frontend.query, Buffer.from(`${refusal(found)}\0`)));
+      return available;
+    }
+    if (found.bits !== 0) this.#apply(session, found);
+    if ((found.bits & effects.deallocates) !== 0) this.#deallocate(session, found);
+    if (this.#resetsUnsynced) this.#restoreLater();
+    this.#unnamed = undefined;
+    session.unnamedOf = undefined;
+    this.#push(asked.query);
+    return at;
+  }
+
+  #takeParse(session: PooledSession, bytes: Buffer, at: number, available: number, isWhole: boolean): number {
+    this.#isUnsynced = true;
+    const { pool, config } = this.#services;
+    const nameEnd = endOfString(bytes, at + HEADER_BYTES, available);
+    const definition = bytes.subarray(nameEnd, available);
+    const isUnnamed = nameEnd === at + HEADER_BYTES + 1;
+    if (!isWhole) {
+      // Too long to be kept: the client keeps the session that has it.
+      this.#apply(session, pool.reader.read(definition, 0, definition.length));
+      this.#isTainted = true;
+      this.#pin("statement_memory");
+      if (isUnnamed) this.#unnamed = undefined;
+      if (isUnnamed) session.unnamedOf = this;
+      this.#push(asked.parse);
+      return at;
+    }
+    if (isUnnamed) {
+      const found = pool.reader.read(definition, 0, Math.max(definition.indexOf(0), 0));
+      if (this.#mustRefuse(found))
+        return this.#refuseParse(bytes.subarray(at + HEADER_BYTES, nameEnd), found, available);
+      this.#unnamed = { definition, effects: found };
+      session.unnamedOf = this;
+      if (found.bits !== 0) this.#apply(session, found);
+      this.#push(asked.parse);
+      return at;
+    }
+    const name = bytes.toString("latin1", at + HEADER_BYTES, nameEnd - 1);
+    const isTaken = this.#statements.has(name);
+    const prepared = pool.statements.find(definition, this.#borrower.settings.get("search_path") ?? "");
+    if (this.#mustRefuse(prepared.effects)) {
+      return this.#refuseParse(bytes.subarray(at + HEADER_BYTES, nameEnd), prepared.effects, available);
+    }
+    this.#apply(session, prepared.effects);
+    if (!this.#isTransactionMode) {
+      if (this.#statements.size < MAX_STATEMENTS) this.#statements.set(name, prepared);
+      this.#push(asked.parse);
+      return at;
+    }
+    if (isTaken) {
+      // The server itself says that there is one of this name: it gets one.
+      this.#isTainted = true;
+      this.#push(asked.ourParse);
+      this.#replace(encodeParse(bytes.subarray(at + HEADER_BYTES, nameEnd), EMPTY_DEFINITION));
+      this.#push(asked.parse);
+      return at;
+    }
+    if (this.#statements.size >= MAX_STATEMENTS || this.#statementBytes + definition.length > MAX_STATEMENT_BYTES) {
+      this.#pin("statement_memory");
+      this.#push(asked.parse);
+      return at;
+    }
+    this.#statements.set(name, prepared);
+    this.#statementBytes += definition.length;
+    const about = { prepared, name };
+    if (session.statements.get(prepared) === prepared.number && !this.#isBlind) {
+      this.#replace();
+      this.#push(asked.skippedParse, about);
+      this.#answerSkipped();
+      return available;
+    }
+    this.#makeRoom(session, config.maxPreparedStatements);
+    session.statements.set(prepared, prepared.number);
+    this.#replace(...this.#parseAs(prepared));
+    this.#push(asked.parse, about);
+    return available;
+  }
+
+  #refuseParse(name: Buffer, found: Effects, end: number): number {
+    this.#push(asked.parse);
+    this.#replace(encodeParse(name, Buffer.from(`${refusal(found)}\0\0\0`)));
+    return end;
+  }
+
+  /** Parse under our name; behind a DEALLOCATE that may have failed, the name may still be taken. */
+  #parseAs({ serverName, definition }: Prepared): Buffer[] {
+    const parse = encodeParse(serverName, definition);
+    if (!this.#hasLeftovers) return [parse];
+    this.#push(asked.ourClose);
+    return [encodeCloseStatement(serverName), parse];
+  }
+
+  /** Closes what was used longest ago. */
+  #makeRoom({ statements }: PooledSession, most: number): void {
+    if (this.#isBlind) return;
+    for (const [prepared] of statements) {
+      if (statements.size < most) return;
+      statements.delete(prepared);
+      this.#push(asked.ourClose);
+      this.#replace(encodeCloseStatement(prepared.serverName));
+    }
+  }
+
+  /** Bind, or Describe of a statement: it is there, under the name that the server knows it by. */
+  #takeReference(
+    session: PooledSession,
+    kind: Asked,
+    bytes: Buffer,
+    at: number,
+    { before, nameEnd, end }: { readonly before: number; readonly nameEnd: number; readonly end: number },
+  ): number {
+    this.#isUnsynced = true;
+    if (nameEnd === before + 1) {
+      if (this.#isTransactionMode && session.unnamedOf !== this) this.#bringUnnamed(session);
+      if (this.#unnamed !== undefined && kind === asked.bind) this.#apply(session, this.#unnamed.effects);
+      this.#push(kind);
+      return at;
+    }
+    const prepared =
+      this.#statements.size === 0 ? undefined : this.#statements.get(bytes.toString("latin1", before, nameEnd - 1));
+    if (prepared === undefined) {
+      this.#push(kind);
+      return at;
+    }
+    if (kind === asked.bind && prepared.effects.bits !== 0) this.#apply(session, prepared.effects);
+    if (!this.#isTransactionMode) {
+      this.#push(kind);
+      return at;
+    }
+    this.#bring(session, prepared);
+    this.#push(kind, { prepared, name: undefined });
+    const head = bytes.subarray(at + HEADER_BYTES, before);
+    const length = end - at - 1 - (nameEnd - before) + prepared.serverName.length;
+    const renamed = Buffer.allocUnsafe(HEADER_BYTES);
+    renamed[0] = bytes[at] as number;
+    renamed.writeInt32BE(length, 1);
+    this.#replace(renamed, head, prepared.serverName);
+    return nameEnd;
+  }
+
+  #bring(session: PooledSession, prepared: Prepared): void {
+    const { statements } = session;
+    const { maxPreparedStatements } = this.#services.config;
+    if (statements.get(prepared) === prepared.number) {
+      if (statements.size >= maxPreparedStatements) {
+        statements.delete(prepared);
+        statements.set(prepared, prepared.number);
+      }
+      return;
+    }
+    if (this.#isBlind) throw new ProxyError("copy_ambiguous");
+    this.#makeRoom(session, maxPreparedStatements);
+    statements.set(prepared, prepared.number);
+    this.#replace(...this.#parseAs(prepared));
+    this.#push(asked.ourParse, { prepared, name: undefined });
+  }
+
+  /** The unnamed statement follows the client; who has none finds none, and not somebody else's. */
+  #bringUnnamed(session: PooledSession): void {
+    if (this.#isBlind) throw new ProxyError("copy_ambiguous");
+    session.unnamedOf = this;
+    if (this.#unnamed === undefined) {
+      this.#push(asked.ourClose);
+      this.#replace(encodeCloseStatement(UNNAMED));
+    } else {
+      this.#push(asked.ourParse);
+      this.#replace(encodeParse(UNNAMED, this.#unnamed.definition));
+    }
+  }
+
+  /** The server's statement stays for others: what has the client's name there is nothing, and is closed in its place. */
+  #takeClose(session: PooledSession, bytes: Buffer, at: number, available: number): number {
+    this.#isUnsynced = true;
+    this.#push(asked.close);
+    if (bytes[at + HEADER_BYTES] !== STATEMENT) return at;
+    const name = bytes.toString("latin1", at + HEADER_BYTES + 1, available - 1);
+    if (name === "") {
+      this.#unnamed = undefined;
+      session.unnamedOf = undefined;
+    } else this.#forget(name);
+    return at;
+  }
+
+  #forget(name: string): void {
+    const prepared = this.#statements.get(name);
+    if (prepared === undefined) return;
+    this.#statements.delete(name);
+    this.#statementBytes -= prepared.definition.length;
+  }
+
+  #deallocate(session: PooledSession, { deallocated }: Effects): void {
+    if (deallocated === undefined) {
+      this.#statements.clear();
+      this.#statementBytes = 0;
+      session.statements.clear();
+      this.#hasLeftovers = true;
+      this.#isTainted = true;
+    } else if (this.#statements.has(deallocated) && this.#isTransactionMode && !this.#isBlind) {
+      // The server knows it by another name, and says what it says of the client's: it gets one of that.
+      this.#push(asked.ourParse);
+      this.#replace(encodeParse(Buffer.from(`${deallocated}\0`, "latin1"), EMPTY_DEFINITION));
+      this.#forget(deallocated);
+    } else this.#forget(deallocated);
+  }
+
+  // What statements leave behind.
+
+  #mustRefuse({ bits }: Effects): boolean {
+    const { sessionState } = this.#services.config;
+    if (!this.#isTransactionMode || sessionState !== "refuse") return false;
+    return (bits & (effects.pins | effects.sets)) !== 0;
+  }
+
+  #apply(_session: PooledSession, found: Effects): void {
+    const { bits } = found;
+    if (bits === 0) return;
+    if ((bits & effects.taints) !== 0) this.#isTainted = true;
+    if ((bits & effects.resets) !== 0) {
+      this.#resetsUnsynced = true;
+      this.#resetNames.push(...found.reset);
+    }
+    if (!this.#isTransactionMode) return;
+    if ((bits & effects.pins) !== 0) this.#pin(found.pinReason ?? "set");
+    if ((bits & effects.sets) !== 0) {
+      if (this.#services.config.sessionState === "follow") this.#settings.push(...found.settings);
+      else this.#pin("set");
+    }
+  }
+
+  #pin(reason: PinReason): void {
+    if (!this.#isTransactionMode || this.#pinReason !== undefined) return;
+    this.#pinReason = reason;
+    this.#services.countPin(reason);
+  }
+
+  #becomeBlind(): void {
+    if (this.#isBlind) return;
+    this.#isBlind = true;
+    this.#isTainted = true;
+    this.#pin("copy");
+  }
+
+  #restoreLater(): void {
+    this.#resetsUnsynced = false;
+    this.#mustRestore = true;
+  }
+
+  /** A Parse has failed, or was never read: neither the client nor the server has the statement. */
+  #onFailed(kind: Asked, { prepared, name }: About): void {
+    if (kind !== asked.skippedParse && kind !== asked.bind && kind !== asked.describe) {
+      this.#session?.statements.delete(prepared);
+      this.#hasLeftovers = true;
+    }
+    if (name !== undefined && this.#statements.get(name) === prepared) this.#forget(name);
+  }
+
+  // From the server.
+
+  #serverSaidFatal = false;
+
+  #readServer(bytes: Buffer): void {
+    this.#serverTail = undefined;
+    const { length } = bytes;
+    let at = Math.min(this.#serverLeft, length);
+    this.#serverLeft -= at;
+    let from = 0;
+    while (at + HEADER_BYTES <= length) {
+      const type = bytes[at] as number;
+      const field =
+        ((bytes[at + 1] as number) << 24) |
+        ((bytes[at + 2] as number) << 16) |
+        ((bytes[at + 3] as number) << 8) |
+        (bytes[at + 4] as number);
+      if (field < 4 || field > MAX_MESSAGE_LENGTH) throw new ProxyError("upstream_stream");
+      const end = at + 1 + field;
+      if (READ_FROM_SERVER[type] === 1) {
+        if (end > length && BODY_FROM_SERVER[type] === 1 && field <= MAX_READ_BYTES) break;
+        if (!this.#readAnswer(type, bytes, at, Math.min(end, length))) {
+          this.#toClient(bytes, from, at);
+          from = end;
+        }
+        if (this.#answers.next === asked.skippedParse) {
+          this.#toClient(bytes, from, Math.min(end, length));
+          from = end;
+          this.#answerSkipped();
+        }
+      }
+      if (end > length) {
+        this.#serverLeft = end - length;
+        at = length;
+        break;
+      }
+      at = end;
+    }
+    this.#toClient(bytes, from, at);
+    if (at < length) this.#serverTail = bytes.subarray(at);
+    if (this.#hasNewReady) {
+      this.#hasNewReady = false;
+      this.#settle();
+    }
+  }
+
+  #hasNewReady = false;
+
+  /** @returns whether the client sees it. */
+  #readAnswer(type: number, bytes: Buffer, at: number, end: number): boolean {
+    switch (type) {
+      case backend.parameterStatus:
+        this.#learn(bytes, at, end);
+        return true;
+      case backend.copyInResponse:
+      case backend.copyBothResponse:
+        // What stands behind it already may be dropped by the server: nobody knows how many answers come.
+        if (this.#answers.size > 1) this.#becomeBlind();
+        this.#isInCopy = true;
+        return true;
+      case backend.errorResponse: {
+        this.#isInCopy = false;
+        const body = bytes.subarray(at + HEADER_BYTES, end);
+        this.#serverSaidFatal = body.includes("SFATAL\0") || body.includes("VFATAL\0") || body.includes("VPANIC\0");
+        this.#settings = [];
+        this.#onError(body);
+        break;
+      }
+      case backend.readyForQuery:
+        this.#status = bytes[at + HEADER_BYTES] as number;
+        this.#hasNewReady = true;
+        break;
+      default:
+    }
+    if (this.#isBlind) return true;
+    const verdict = this.#answers.answer(type);
+    if (verdict === "wrong") throw new ProxyError("upstream_stream", { detail: `'${String.fromCharCode(type)}'` });
+    return verdict === "pass";
+  }
+
+  /** A statement that was prepared for others may not fit any more: nobody uses it again. */
+  #onError(body: Buffer): void {
+    const about = this.#answers.nextAbout;
+    if (about === undefined) return;
+    const sqlstate = sqlstateOf(body);
+    if (sqlstate === "0A000" || sqlstate === "26000") this.#services.pool.statements.rename(about.prepared);
+  }
+
+  #learn(bytes: Buffer, at: number, end: number): void {
+    const [name = "", value = ""] = bytes.toString("latin1", at + HEADER_BYTES, end).split("\0");
+    const session = this.#session as PooledSession;
+    session.parameters.set(name, value);
+    this.#told.set(name, value);
+    if (this.#borrower.learn(name, value)) session.applied.set(name.toLowerCase(), value);
+  }
+
+  #answerSkipped(): void {
+    while (this.#answers.takeSkipped()) this.#write(PARSE_COMPLETE);
+  }
+
+  #toClient(bytes: Buffer, from: number, to: number): void {
+    if (to > from) this.#write(from === 0 && to === bytes.length ? bytes : bytes.subarray(from, to));
+  }
+
+  /** What a client does not read slows down its own server only. */
+  #write(bytes: Buffer): void {
+    if (!this.client.writable || this.client.write(bytes)) return;
+    const session = this.#session;
+    session?.stream.socket.pause();
+    this.client.once("drain", () => {
+      if (this.#session === session && !this.#isClosing) session?.stream.socket.resume();
+    });
+  }
+
+  // When a session comes, and goes.
+
+  /** @returns true where there is one at once. */
+  #want(): boolean {
+    const { pool } = this.#services;
+    const session = pool.take(this.#borrower, this);
+    if (session !== undefined) {
+      this.#session = session;
+      this.#adopt(session);
+      return true;
+    }
+    if (this.#waiting === undefined) void this.#wait();
+    return false;
+  }
+
+  async #wait(): Promise<void> {
+    const { pool, clock, config } = this.#services;
+    const waiting = new AbortController();
+    this.#waiting = waiting;
+    const { queryWaitNotifyMs } = config;
+    using _notice = queryWaitNotifyMs > 0 ? clock.after(queryWaitNotifyMs, () => this.#notify()) : undefined;
+    try {
+      const session = await pool.acquire(this.#borrower, this, waiting.signal);
+      this.#waiting = undefined;
+      if (this.#isClosing) {
+        pool.release(session, this.#borrower, false);
+        return;
+      }
+      this.#session = session;
+      this.#adopt(session);
+      this.#resume();
+    } catch (failure) {
+      this.#waiting = undefined;
+      if (this.#isClosing) return;
+      if (failure instanceof WaitCancelled) this.#answerCancelled();
+      else this.#onFailure(failure);
+    }
+  }
+
+  #notify(): void {
+    const text = "no pooled connection is free: waiting for one";
+    const fields = ["SNOTICE", "VNOTICE", "C00000", `M${text}`].map((field) => `${field}\0`).join("");
+    this.#write(encodeMessage(backend.noticeResponse, Buffer.from(`${fields}\0`)));
+  }
+
+  #cancelWait(): void {
+    this.#waiting?.abort(new WaitCancelled());
+  }
+
+  /** The client has cancelled what waits: it hears so, and what it has sent of it is dropped. */
+  #answerCancelled(): void {
+    const type = this.#held?.[0];
+    this.#dropping = type === frontend.query || type === frontend.functionCall ? "message" : "to_sync";
+    this.#write(encodeErrorResponse(new ProxyError("query_canceled")));
+    this.#resume();
+  }
+
+  #finishDropping(): void {
+    this.#dropping = undefined;
+    this.#write(READY_IDLE);
+  }
+
+  /** The session is the client's: what it says differently from the one before is told. */
+  #adopt(session: PooledSession): void {
+    this.#status = IDLE;
+    this.#isTainted = false;
+    this.#hasLeftovers = false;
+    this.#serverSaidFatal = false;
+    this.#lastActivity = this.#services.clock.now();
+    this.#services.pool.follow(session, this);
+    for (const [name, value] of session.parameters) {
+      if (this.#told.get(name) === value) continue;
+      this.#told.set(name, value);
+      this.#write(encodeMessage(backend.parameterStatus, Buffer.from(`${name}\0${value}\0`, "latin1")));
+    }
+    const unread = session.lendTo(this);
+    if (unread.length > 0) this.onUpstreamBytes(unread);
+  }
+
+  /** All that was asked may be answered now: the session goes, or is made good, and what waits goes on. */
+  #settle(): void {
+    const session = this.#session;
+    if (session === undefined || this.#isClosing || this.#isBlind || this.#answers.size > 0) {
+      if (this.#isStalled && !this.#isClosing && session !== undefined) this.#resume();
+      return;
+    }
+    this.#settleSettings(session);
+    if (this.#mustRestore && !this.#isUnsynced) {
+      if (this.#status !== FAILED) {
+        void this.#restore(session);
+        return;
+      }
+      this.#mustRestore = false; // the RESET is rolled back with its transaction
+      this.#resetNames.length = 0;
+    }
+    if (this.#isReleasable()) {
+      this.#session = undefined;
+      this.#services.pool.release(session, this.#borrower, this.#isTainted);
+    }
+    if (this.#isStalled) this.#resume();
+  }
+
+  #isReleasable(): boolean {
+    return (
+      this.#isTransactionMode &&
+      this.#pinReason === undefined &&
+      this.#status === IDLE &&
+      !this.#isUnsynced &&
+      !this.#isInCopy &&
+      !this.#answers.isSkipping &&
+      this.#clientLeft === 0 &&
+      this.#serverLeft === 0 &&
+      this.#serverTail === undefined
+    );
+  }
+
+  /** What SET statements of their own have set, now that they have worked. In a transaction they may not last. */
+  #settleSettings({ applied }: PooledSession): void {
+    if (this.#settings.length === 0 || this.#isUnsynced) return;
+    const set = this.#settings;
+    this.#settings = [];
+    if (this.#status !== IDLE) {
+      this.#pin("set");
+      return;
+    }
+    for (const { name, value } of set) {
+      if (value === undefined) {
+        this.#borrower.settings.delete(name);
+        applied.delete(name);
+        continue;
+      }
+      this.#borrower.settings.set(name, value);
+      applied.set(name, value);
+    }
+  }
+
+  async #restore(session: PooledSession): Promise<void> {
+    const { pool } = this.#services;
+    session.takeBack(0);
+    for (const name of this.#resetNames.splice(0)) {
+      this.#borrower.resetSetting(name);
+      if (name === "*") session.applied.clear();
+      else session.applied.delete(name);
+    }
+    const waiting = new AbortController();
+    this.#waiting = waiting;
+    try {
+      await pool.restore(session, this.#borrower, this.#status !== IDLE, waiting.signal);
+    } catch (failure) {
+      this.#waiting = undefined;
+      if (!this.#isClosing) this.#onFailure(failure);
+      return;
+    }
+    this.#waiting = undefined;
+    this.#mustRestore = false;
+    if (this.#isClosing) return;
+    const [status, isTainted, hasLeftovers] = [this.#status, this.#isTainted, this.#hasLeftovers];
+    this.#adopt(session);
+    [this.#status, this.#isTainted, this.#hasLeftovers] = [status, isTainted, hasLeftovers];
+    this.#settle();
+  }
+
+  // The end.
+
+  readonly #onFailure = (failure: unknown): void => {
+    if (this.#isClosing) return;
+    if (failure instanceof UpstreamRefusal) this.#leave(failure.response.bytes);
+    else this.terminate(failure instanceof ProxyError ? failure : new ProxyError("internal", { cause: failure }));
+  };
 
   readonly #onClientGone = (): void => {
     if (!this.#isClosing) this.#leave(undefined);
@@ -98,28 +955,67 @@ export class PooledForwarding {
     this.#resolve(this.#error);
   };
 
-  readonly #onUpstreamGone = (): void => {
-    if (!this.#isClosing) this.terminate(new ProxyError("upstream_lost"));
-  };
-
-  /** Gives the upstream session back, and closes the client when it has taken what was written. */
+  /** Gives the session back, and closes the client when it has taken what was written. */
   #leave(lastWord: Buffer | undefined): void {
     this.#isClosing = true;
     this.#events.onClosing(this.#error);
-    const { upstream } = this;
-    upstream.off("end", this.#onUpstreamGone);
-    upstream.off("close", this.#onUpstreamGone);
-    this.#fromUpstream.detach();
-    this.#lease.giveBack(this.#fromClient.scanner.isAtBoundary ? this.#fromUpstream.scanner.bytesLeft : undefined);
+    const isWaiting = this.#waiting !== undefined;
+    this.#waiting?.abort(new WaitCancelled());
+    this.#giveBack(isWaiting);
     this.#timer = this.#services.clock.after(LAST_WORD_MS, () => this.client.destroy());
+    this.#held = undefined;
     if (!this.client.writable) return void this.client.destroy();
     if (lastWord === undefined) this.client.end();
     else this.client.end(lastWord);
     this.client.once("finish", () => {
       if (this.client.readableEnded) this.client.destroy();
     });
-    this.#fromClient.discard();
+    this.client.resume();
   }
+
+  #giveBack(isWaiting: boolean): void {
+    const session = this.#session;
+    if (session === undefined) return;
+    this.#session = undefined;
+    const { pool } = this.#services;
+    const isAtRest = this.#answers.size === 0 && !this.#isBlind && !isWaiting;
+    if (isAtRest && session.isOpen && this.#isReleasable()) {
+      pool.release(session, this.#borrower, this.#isTainted);
+    } else if (this.#clientLeft > 0) {
+      pool.reclaim(session, undefined); // half a message of the client's has reached the server
+    } else {
+      const tail = this.#serverTail;
+      // What is left of a message whose beginning is here: its header says how much.
+      const left =
+        tail === undefined
+          ? this.#serverLeft
+          : tail.length < HEADER_BYTES
+            ? undefined
+            : tail.readInt32BE(1) + 1 - tail.length;
+      pool.reclaim(session, left);
+    }
+  }
+}
+
+class WaitCancelled extends Error {}
+
+/** Where the string that begins at `at` ends, its zero included. @throws ProxyError message_length where it does not. */
+function endOfString(bytes: Buffer, at: number, end: number): number {
+  const zero = bytes.indexOf(0, at);
+  if (zero === -1 || zero >= end) throw new ProxyError("message_length");
+  return zero + 1;
+}
+
+/** A statement that fails on the server as the refused one has to, so that its transaction fails as well. */
+function refusal({ pinReason }: Effects): string {
+  const what = pinReason ?? "set";
+  return `DO $pgvpd$BEGIN RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = 'session state is refused in transaction mode (${what})', HINT = 'SET LOCAL inside of the transaction works; session_state = follow or pin allows the rest.'; END$pgvpd$`;
+}
+
+function tableOf(types: readonly number[]): Uint8Array {
+  const table = new Uint8Array(256);
+  for (const type of types) table[type] = 1;
+  return table;
 }
 
 function ignore(): void {}

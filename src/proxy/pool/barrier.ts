@@ -21,8 +21,14 @@ export interface LeftBehind {
   readonly isAtRest: boolean;
 }
 
+/** What is asked on the way: columns, and where they come from. Nothing of a client's. */
+export interface BarrierQuestion {
+  readonly columns: string;
+  readonly from: string;
+}
+
 export interface Cleaned {
-  /** What the barrier's question gave, the marker left out. */
+  /** What the question gave. */
   readonly row: readonly (string | null)[];
   /** Parameters that the server has reported meanwhile. */
   readonly parameters: ReadonlyMap<string, string>;
@@ -31,13 +37,12 @@ export interface Cleaned {
 /**
  * [PG protocol-flow/SIMPLE-QUERY]: each statement is a message of its own, since ROLLBACK and DISCARD ALL in one fail.
  *
- * @param question expressions that are asked on the way, as pgvpd.hello(); nothing of a client's.
  * @throws ProxyError barrier_failed, upstream_*; whatever aborts `signal`. The session is to be destroyed then.
  */
 export async function runBarrier(
   stream: MessageStream,
   left: LeftBehind,
-  question: string | undefined,
+  question: BarrierQuestion | undefined,
   signal: AbortSignal,
 ): Promise<Cleaned> {
   const marker = randomBytes(MARKER_BYTES).toString("hex");
@@ -65,7 +70,7 @@ export async function runBarrier(
         const row = isProved ? decodeDataRow(message.body) : [];
         if (row.at(-1) !== marker) break;
         await awaitIdle(stream, signal);
-        return { row: row.slice(0, -1), parameters };
+        return { row: row.slice(0, -2), parameters };
       }
       default:
         isProved = false;
@@ -75,15 +80,16 @@ export async function runBarrier(
   }
 }
 
-function encodeBarrier({ isAtRest }: LeftBehind, question: string | undefined, marker: string): Buffer {
+function encodeBarrier({ isAtRest }: LeftBehind, question: BarrierQuestion | undefined, marker: string): Buffer {
   // A COPY is ended, a transaction is rolled back before the Sync that would commit it, and then once more, should the
   // Sync have answered for statements that were skipped.
   const clearing = isAtRest
     ? []
     : [serialize.copyFail("reset"), serialize.query("ROLLBACK"), serialize.sync(), serialize.query("ROLLBACK")];
   const seed = randomInt(2 ** 32) / 2 ** 32;
-  const columns = [`pg_catalog.setseed(${seed})`, ...(question === undefined ? [] : [question]), `'${marker}'`];
-  return Buffer.concat([...clearing, serialize.query(DISCARDED), serialize.query(`SELECT ${columns.join(", ")}`)]);
+  const columns = [...(question === undefined ? [] : [question.columns]), `pg_catalog.setseed(${seed})`, `'${marker}'`];
+  const select = `SELECT ${columns.join(", ")}${question === undefined ? "" : ` FROM ${question.from}`}`;
+  return Buffer.concat([...clearing, serialize.query(DISCARDED), serialize.query(select)]);
 }
 
 /** CommandComplete and ReadyForQuery behind the marker, and nothing else. */

@@ -1,6 +1,6 @@
 /**
- * Upstream sessions that clients share, by database and login role. Nothing of one client reaches the next: a session is
- * idle only behind the barrier, and in doubt it is destroyed.
+ * Upstream sessions that clients share, by database and login role. Nothing of one client reaches the next: an idle
+ * session is clean, behind the barrier, or warm for one identity, and in doubt it is destroyed.
  */
 import type { Config } from "../../config/settings.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
@@ -9,281 +9,494 @@ import { Deadline, raceAbort } from "../../lib/deadline.ts";
 import { FairQueue } from "../../lib/fair-queue.ts";
 import type { Logger } from "../../observe/logger.ts";
 import type { Metrics } from "../../observe/metrics.ts";
-import type { TenantIdentity } from "../tenant/identity.ts";
-import { awaitReady, Greeting } from "../upstream/await-ready.ts";
-import type { Dial } from "../upstream/dial.ts";
-import { logIn, type LoginServices } from "../upstream/log-in.ts";
-import { openUpstream, type LoggedIn, type OpeningUpstream } from "../upstream/open-upstream.ts";
-import type { RoleDefaults } from "../upstream/role-defaults.ts";
-import { encodePooledStartup } from "../upstream/tenant-startup.ts";
-import { runBarrier } from "./barrier.ts";
+import type { Borrower } from "./borrower.ts";
+import type { PooledLogin } from "./open-pooled.ts";
+import { PreparedStatements } from "./prepared.ts";
+import { UpstreamRefusal } from "../upstream/await-ready.ts";
+import { runBarrier, type BarrierQuestion } from "./barrier.ts";
+import type { Holder, OpenedSession } from "./pooled-session.ts";
 import { PooledSession } from "./pooled-session.ts";
+import { SqlReader } from "./sql-effects.ts";
 
 const BARRIER_LIMIT_MS = 5_000;
-const CONNECT_LIMIT_MS = 10_000;
+const BARRIER_CANCEL_MS = 1_000;
+const PREPARE_LIMIT_MS = 10_000;
+const SWEEP_MS = 1_000;
+/** `idle_transaction_timeout` in transaction mode, where it is not set. */
+const IDLE_TRANSACTION_MS = 60_000;
 
-export interface PoolServices extends LoginServices {
+/** What the pool is composed of: how sessions are opened, cancelled and made a client's. */
+export interface PoolServices {
   readonly config: Config;
   readonly clock: Clock;
-  readonly dial: Dial;
-  readonly roleDefaults: RoleDefaults;
   readonly metrics: Metrics;
   readonly log: Logger;
+  /** Opens a session that is logged in, without context. */
+  open(login: PooledLogin, signal: AbortSignal): Promise<OpenedSession>;
+  /** Discards what is in the session, or sets the client's context and settings, or both. */
+  prepare(
+    session: PooledSession,
+    borrower: Borrower,
+    extent: { readonly discards: boolean; readonly setsContext: boolean; readonly isInTransaction?: boolean },
+    signal: AbortSignal,
+  ): Promise<void>;
+  /** Sends a CancelRequest for the session. */
+  cancel(session: PooledSession): Promise<void>;
+  /** Ends a backend for which closing the connection may not have been enough. */
+  terminate(session: PooledSession, login: Pick<PooledLogin, "role" | "database">): Promise<boolean>;
+  /** What the barrier asks on the way, so that a sealed context takes a round trip less. */
+  readonly hello: BarrierQuestion;
 }
 
-type Who = Pick<TenantIdentity, "database" | "loginRole" | "tenant">;
-
-interface Idle {
-  readonly session: PooledSession;
-  readonly timer: Disposable;
+interface Waiter {
+  readonly borrower: Borrower;
+  readonly holder: object;
+  /** Undefined: there is room for a new session, which the waiter opens. */
+  readonly grant: (session: PooledSession | undefined) => void;
 }
 
 interface Bucket {
   readonly database: string;
   readonly role: string;
   /** The one that was used last is at the end. */
-  readonly idle: Idle[];
-  /** Being opened, lent, being cleaned, idle. */
+  readonly idle: PooledSession[];
+  /** Being opened, lent, being cleaned, idle, or destroyed and not known to be gone. */
   total: number;
-  readonly waiting: FairQueue<(session: PooledSession | undefined) => void>;
+  /** Sessions that are lent, by tenant. */
+  readonly held: Map<string, number>;
+  readonly waiting: FairQueue<Waiter>;
 }
 
 export class Pool {
+  readonly statements: PreparedStatements;
+  readonly reader: SqlReader;
   readonly #services: PoolServices;
   readonly #buckets = new Map<string, Bucket>();
-  readonly #bucketOf = new WeakMap<PooledSession, Bucket>();
+  readonly #lent = new Map<PooledSession, { readonly bucket: Bucket; readonly tenant: string; holder?: Holder }>();
+  #sweep: Disposable | undefined;
   #isClosed = false;
+  #isPaused = false;
 
   constructor(services: PoolServices) {
+    const { contextVariables, trackExtraParameters } = services.config;
     this.#services = services;
+    this.reader = new SqlReader(contextVariables, trackExtraParameters);
+    this.statements = new PreparedStatements(this.reader);
   }
 
-  /**
-   * A session that is clean: no context, no role, nothing of anybody.
-   *
-   * @throws ProxyError pool_timeout (53300) after `pool_checkout_timeout`; upstream_*; whatever aborts `signal`.
-   */
-  async checkout(who: Who, signal: AbortSignal): Promise<PooledSession> {
-    const { metrics } = this.#services;
-    metrics.poolCheckouts.inc();
-    const bucket = this.#find(who);
-    const session = this.#takeIdle(bucket) ?? (await this.#openOrWait(bucket, who.tenant, signal));
-    this.#report(bucket);
+  /** A session that is the borrower's as it is; undefined where that takes a round trip, or a wait. */
+  take(borrower: Borrower, holder: object): PooledSession | undefined {
+    const { tenant } = borrower.identity;
+    const bucket = this.#find(borrower);
+    if (this.#isPaused || bucket.waiting.size > 0 || !this.#mayHold(bucket, tenant)) return undefined;
+    const session = this.#choose(bucket, borrower, holder);
+    if (session === undefined || !this.#isWarm(session, borrower) || needsChange(session, borrower)) return undefined;
+    if (!this.#removeIdle(bucket, session)) return undefined;
+    this.#services.metrics.poolCheckouts.inc();
+    this.#services.metrics.poolReuses.inc();
+    this.#count(bucket, tenant, 1);
+    this.#lent.set(session, { bucket, tenant });
     return session;
   }
 
   /**
-   * Gives a session back: it is cleaned, and lent to the next.
+   * A session with the borrower's context and settings in force.
+   *
+   * @throws ProxyError pool_timeout (53300) after `pool_checkout_timeout`, context_failed, unsafe_role, upstream_*;
+   *   UpstreamRefusal where a setting of the client's fails; whatever aborts `signal`.
+   */
+  async acquire(borrower: Borrower, holder: object, signal: AbortSignal): Promise<PooledSession> {
+    const { clock, metrics } = this.#services;
+    const bucket = this.#find(borrower);
+    metrics.poolCheckouts.inc();
+    const { tenant } = borrower.identity;
+    const session = await this.#get(bucket, borrower, holder, signal);
+    this.#lent.set(session, { bucket, tenant });
+    try {
+      using limit = new Deadline(clock, PREPARE_LIMIT_MS, () => new ProxyError("upstream_timeout"));
+      await this.#prepare(session, borrower, AbortSignal.any([signal, limit.signal]));
+      return session;
+    } catch (error) {
+      // A setting of the client's has failed, or the client is gone: that is nothing against the session.
+      if (session.isOpen && error instanceof UpstreamRefusal) void this.#clean(session, true);
+      else if (session.isOpen && signal.aborted) void this.#clean(session, false);
+      else this.destroy(session);
+      throw error;
+    }
+  }
+
+  /** Who holds the session from now on, for the timers. */
+  follow(session: PooledSession, holder: Holder): void {
+    const lent = this.#lent.get(session);
+    if (lent !== undefined) lent.holder = holder;
+  }
+
+  /** Whether somebody waits whom this session could serve. */
+  hasWaiters(session: PooledSession): boolean {
+    return (this.#lent.get(session)?.bucket.waiting.size ?? 0) > 0;
+  }
+
+  /** Sets context and role again in a session that is lent, where a statement of the client's has reset them. */
+  async restore(
+    session: PooledSession,
+    borrower: Borrower,
+    isInTransaction: boolean,
+    signal: AbortSignal,
+  ): Promise<void> {
+    await this.#services.prepare(session, borrower, { discards: false, setsContext: true, isInTransaction }, signal);
+  }
+
+  /**
+   * The session is at rest, all answered and outside of a transaction: it stays warm for the borrower's identity.
+   *
+   * @param isTainted its context may be another one than the borrower's now.
+   */
+  release(session: PooledSession, borrower: Borrower, isTainted: boolean): void {
+    const { metrics, clock } = this.#services;
+    metrics.poolCheckins.inc();
+    session.takeBack(0);
+    if (isTainted || session.wasCancelled || this.#services.config.poolMode === "session") {
+      session.whenNotCancelled(() => void this.#clean(session, true));
+      return;
+    }
+    session.warmFor = borrower.key;
+    session.idleSince = clock.now();
+    this.#keep(session);
+  }
+
+  /**
+   * The client has left the session in any state: it is cleaned, and lent to the next.
    *
    * @param bytesLeft of the server's message that the client has not seen to its end; undefined where that is not known,
    *   or the client's own last message was not whole: then the session is destroyed.
    */
-  checkin(session: PooledSession, bytesLeft: number | undefined): void {
-    const bucket = this.#bucketOf.get(session) as Bucket;
+  reclaim(session: PooledSession, bytesLeft: number | undefined): void {
     this.#services.metrics.poolCheckins.inc();
-    if (bytesLeft === undefined || !session.isOpen || this.#isClosed) return this.#discard(bucket, session);
+    if (bytesLeft === undefined || !session.isOpen || this.#isClosed) return this.destroy(session);
     session.takeBack(bytesLeft);
-    void this.#clean(bucket, session);
+    session.whenNotCancelled(() => void this.#clean(session, false));
   }
 
-  /** What authenticate wants: a session for a tenant whose credential has been proved. [LoggedIn] */
-  async lend(identity: TenantIdentity, signal: AbortSignal): Promise<LoggedIn> {
-    const session = await this.checkout(identity, signal);
-    const greeting = Greeting.of(session.parameters);
-    let isHandedOver = false;
-    const upstream: OpeningUpstream = {
-      stream: session.stream,
-      address: session.address,
-      channel: { isPrivate: true, endPoint: () => undefined },
-      handOver: () => {
-        isHandedOver = true;
-        return session.lend();
-      },
-      [Symbol.dispose]: () => {
-        // It was not used: but what our own part has left in it is for the barrier, which the next client waits for.
-        if (!isHandedOver) this.destroy(session);
-      },
-    };
-    return {
-      // Nothing of the client's travels in the StartupMessage of a session that is there already.
-      identity: { ...identity, forwarded: [], heldBack: [...identity.forwarded, ...identity.heldBack] },
-      upstream,
-      greeting,
-      lease: {
-        key: session.key,
-        giveBack: (bytesLeft) => this.checkin(session, bytesLeft),
-      },
-      [Symbol.dispose]: () => upstream[Symbol.dispose](),
-    };
-  }
-
-  /** Destroys a session in place of giving it back. */
+  /** Destroys a session that is lent, whatever it does. */
   destroy(session: PooledSession): void {
-    this.#discard(this.#bucketOf.get(session) as Bucket, session);
+    const lent = this.#lent.get(session);
+    if (lent === undefined) return;
+    this.#unlend(session);
+    this.#discard(lent.bucket, session, session.isOpen && !session.isClean);
+  }
+
+  /** Nobody gets a session any more, until `resume`; resolves when all that are lent are back. */
+  pause(): void {
+    this.#isPaused = true;
+  }
+
+  resume(): void {
+    this.#isPaused = false;
+    for (const bucket of this.#buckets.values()) this.#serve(bucket);
   }
 
   /** Closes what is idle; what is lent is destroyed when it comes back. */
   close(): void {
     this.#isClosed = true;
+    this.#sweep?.[Symbol.dispose]();
     for (const bucket of this.#buckets.values()) {
-      for (const { session, timer } of bucket.idle.splice(0)) {
-        timer[Symbol.dispose]();
-        this.#discard(bucket, session);
-      }
+      for (const session of bucket.idle.splice(0)) this.#discard(bucket, session, false);
     }
   }
 
-  #find({ database, loginRole }: Who): Bucket {
-    const name = `${database}\0${loginRole}`;
-    const known = this.#buckets.get(name);
-    if (known !== undefined) return known;
-    const bucket: Bucket = { database, role: loginRole, idle: [], total: 0, waiting: new FairQueue() };
-    this.#buckets.set(name, bucket);
-    return bucket;
+  // Who gets what.
+
+  async #get(bucket: Bucket, borrower: Borrower, holder: object, signal: AbortSignal): Promise<PooledSession> {
+    const granted = await this.#wait(bucket, borrower, holder, signal);
+    return granted ?? this.#open(bucket, borrower, signal);
   }
 
-  #takeIdle(bucket: Bucket): PooledSession | undefined {
-    for (let idle = bucket.idle.pop(); idle !== undefined; idle = bucket.idle.pop()) {
-      idle.timer[Symbol.dispose]();
-      const { session } = idle;
-      // Whatever a session says while it is idle, beside what the reader takes, is not what a clean one says.
-      if (session.isOpen && !session.stream.hasUnread) {
-        this.#services.metrics.poolReuses.inc();
-        return session;
-      }
-      this.#discard(bucket, session);
-    }
-    return undefined;
-  }
-
-  async #openOrWait(bucket: Bucket, tenant: string, signal: AbortSignal): Promise<PooledSession> {
+  async #wait(
+    bucket: Bucket,
+    borrower: Borrower,
+    holder: object,
+    signal: AbortSignal,
+  ): Promise<PooledSession | undefined> {
     const { clock, config, metrics } = this.#services;
-    const { poolSize: size, poolCheckoutTimeoutMs } = config;
+    let granted: { readonly session: PooledSession | undefined } | undefined;
+    let settle: () => void = () => {};
+    const leave = bucket.waiting.add(borrower.identity.tenant, {
+      borrower,
+      holder,
+      grant: (session) => {
+        granted = { session };
+        settle();
+      },
+    });
+    this.#serve(bucket);
+    if (granted !== undefined) return (granted as { session: PooledSession | undefined }).session;
+    const { poolCheckoutTimeoutMs, poolSize: size } = config;
     using limit = new Deadline(clock, poolCheckoutTimeoutMs, () => {
       metrics.poolTimeouts.inc();
       return new ProxyError("pool_timeout", { params: { size, seconds: poolCheckoutTimeoutMs / 1000 } });
     });
-    const waiting = AbortSignal.any([signal, limit.signal]);
-    while (bucket.total >= size) {
-      const session = await this.#wait(bucket, tenant, waiting);
-      if (session !== undefined) return session;
-    }
-    return this.#open(bucket, signal);
-  }
-
-  /** Undefined: there is room for a new session. */
-  async #wait(bucket: Bucket, tenant: string, signal: AbortSignal): Promise<PooledSession | undefined> {
-    let give: (session: PooledSession | undefined) => void = () => {};
-    let given: PooledSession | undefined;
-    const turn = new Promise<void>((resolve) => {
-      give = (session) => {
-        given = session;
-        resolve();
-      };
-    });
-    const leave = bucket.waiting.add(tenant, give);
     try {
-      await raceAbort(turn, signal);
-      return given;
+      const turn = new Promise<void>((resolve) => {
+        settle = resolve;
+      });
+      await raceAbort(turn, AbortSignal.any([signal, limit.signal]));
     } catch (error) {
       leave();
       // It was our turn, and we are gone: the next one's.
-      if (given !== undefined) this.#lendOrKeep(bucket, given);
-      else this.#wakeNext(bucket);
+      if (granted !== undefined) {
+        this.#giveUp(bucket, borrower.identity.tenant, (granted as { session: PooledSession | undefined }).session);
+      }
+      throw error;
+    }
+    return (granted as unknown as { session: PooledSession | undefined }).session;
+  }
+
+  /** What was granted is not wanted any more. */
+  #giveUp(bucket: Bucket, tenant: string, session: PooledSession | undefined): void {
+    this.#count(bucket, tenant, -1);
+    if (session === undefined) bucket.total -= 1;
+    else if (session.isOpen) {
+      this.#rest(bucket, session);
+      return;
+    } else this.#discard(bucket, session, false);
+    this.#serve(bucket);
+  }
+
+  /** Grants what is there to who waits. */
+  #serve(bucket: Bucket): void {
+    if (this.#isPaused || this.#isClosed) return;
+    while (bucket.waiting.size > 0) {
+      const hasRoom = this.#hasRoom(bucket);
+      if (bucket.idle.length === 0 && !hasRoom) return;
+      const waiter = bucket.waiting.take((tenant) => this.#mayHold(bucket, tenant));
+      if (waiter === undefined) return;
+      const session = this.#choose(bucket, waiter.borrower, waiter.holder);
+      const { tenant } = waiter.borrower.identity;
+      const isOwn = session?.isClean === true || session?.warmFor === waiter.borrower.key;
+      if (session === undefined || (!isOwn && hasRoom)) {
+        if (!hasRoom) {
+          bucket.waiting.add(tenant, waiter); // what was idle is lost
+          continue;
+        }
+        bucket.total += 1;
+        this.#count(bucket, tenant, 1);
+        waiter.grant(undefined);
+      } else if (this.#removeIdle(bucket, session)) {
+        this.#services.metrics.poolReuses.inc();
+        this.#count(bucket, tenant, 1);
+        waiter.grant(session);
+      } else {
+        bucket.waiting.add(tenant, waiter);
+      }
+    }
+  }
+
+  /** Warm for the same client, for its identity, clean, the one of somebody else that was used longest ago. */
+  #choose({ idle }: Bucket, { key }: Borrower, holder: object): PooledSession | undefined {
+    let own: PooledSession | undefined;
+    let clean: PooledSession | undefined;
+    for (let at = idle.length - 1; at >= 0; at -= 1) {
+      const session = idle[at] as PooledSession;
+      if (session.warmFor === key) {
+        if (session.lastHolder === holder) return session;
+        own ??= session;
+      } else if (session.isClean) clean ??= session;
+    }
+    return own ?? clean ?? idle[0];
+  }
+
+  #mayHold({ held }: Bucket, tenant: string): boolean {
+    const { tenantPoolSize } = this.#services.config;
+    return tenantPoolSize === undefined || (held.get(tenant) ?? 0) < tenantPoolSize;
+  }
+
+  /** A signed context expires: it is set again long before. */
+  #isWarm({ warmFor, warmSince, isSealed }: PooledSession, { key }: Borrower): boolean {
+    const { clock, config } = this.#services;
+    return warmFor === key && (!isSealed || clock.now() - warmSince < config.contextSealTtlMs / 2);
+  }
+
+  #hasRoom(bucket: Bucket): boolean {
+    return bucket.total < this.#services.config.poolSize;
+  }
+
+  #find({ identity: { database, loginRole } }: Borrower): Bucket {
+    const name = `${database}\0${loginRole}`;
+    const known = this.#buckets.get(name);
+    if (known !== undefined) return known;
+    const bucket: Bucket = {
+      database,
+      role: loginRole,
+      idle: [],
+      total: 0,
+      held: new Map(),
+      waiting: new FairQueue(),
+    };
+    this.#buckets.set(name, bucket);
+    this.#sweep ??= this.#services.clock.after(SWEEP_MS, this.#onSweep);
+    return bucket;
+  }
+
+  /** Counts what a tenant holds, or has been granted. */
+  #count({ held }: Bucket, tenant: string, change: number): void {
+    const count = (held.get(tenant) ?? 0) + change;
+    if (count > 0) held.set(tenant, count);
+    else held.delete(tenant);
+  }
+
+  #unlend(session: PooledSession): Bucket {
+    const { bucket, tenant } = this.#lent.get(session) as { bucket: Bucket; tenant: string };
+    this.#lent.delete(session);
+    this.#count(bucket, tenant, -1);
+    return bucket;
+  }
+
+  // What becomes of a session.
+
+  async #prepare(session: PooledSession, borrower: Borrower, signal: AbortSignal): Promise<void> {
+    borrower.assumeEncoding(session.baseline.get("server_encoding"));
+    const isOwn = this.#isWarm(session, borrower) && !hasForeignSettings(session, borrower);
+    if (isOwn && !needsChange(session, borrower)) return;
+    const discards = !isOwn && !session.isClean;
+    if (discards) {
+      session.statements.clear();
+      session.unnamedOf = undefined;
+    }
+    session.warmFor = undefined;
+    await this.#services.prepare(session, borrower, { discards, setsContext: !isOwn }, signal);
+    session.hello = undefined;
+    session.isClean = false;
+    session.warmFor = borrower.key;
+    if (!isOwn) session.warmSince = this.#services.clock.now();
+  }
+
+  async #open(bucket: Bucket, borrower: Borrower, signal: AbortSignal): Promise<PooledSession> {
+    const { metrics } = this.#services;
+    const { role, database } = bucket;
+    try {
+      const session = new PooledSession(
+        await this.#services.open({ role, database, secrets: borrower.secrets }, signal),
+      );
+      metrics.poolCreates.inc();
+      return session;
+    } catch (error) {
+      bucket.total -= 1;
+      this.#count(bucket, borrower.identity.tenant, -1);
+      this.#serve(bucket);
       throw error;
     }
   }
 
-  async #open(bucket: Bucket, signal: AbortSignal): Promise<PooledSession> {
-    const { clock, config, dial, roleDefaults, metrics } = this.#services;
-    bucket.total += 1;
-    let isOpened = false;
-    try {
-      using limit = new Deadline(clock, CONNECT_LIMIT_MS, () => new ProxyError("upstream_timeout"));
-      const both = AbortSignal.any([signal, limit.signal]);
-      const { role, database } = bucket;
-      const defaults = await roleDefaults.of(role, database, {}, both);
-      const upstream = await openUpstream(dial, both);
-      try {
-        const greeting = new Greeting();
-        upstream.stream.write(encodePooledStartup(role, database, defaults, config));
-        const minor = await logIn(upstream, { role, minor: 2, secrets: {} }, this.#services, greeting, both);
-        await awaitReady(upstream.stream, greeting, minor, both);
-        const { address, stream } = upstream;
-        const session = new PooledSession(stream, { address, key: greeting.key, parameters: greeting.parameters });
-        this.#bucketOf.set(session, bucket);
-        metrics.poolCreates.inc();
-        isOpened = true;
-        return session;
-      } catch (error) {
-        upstream[Symbol.dispose]();
-        throw error;
-      }
-    } finally {
-      if (!isOpened) {
-        bucket.total -= 1;
-        this.#wakeNext(bucket);
-      }
-    }
-  }
-
-  async #clean(bucket: Bucket, session: PooledSession): Promise<void> {
-    const { clock, log } = this.#services;
+  async #clean(session: PooledSession, isAtRest: boolean): Promise<void> {
+    const { clock, log, hello: question } = this.#services;
+    session.isClean = false;
+    session.warmFor = undefined;
     try {
       using limit = new Deadline(
         clock,
         BARRIER_LIMIT_MS,
         () => new ProxyError("barrier_failed", { detail: "timeout" }),
       );
-      const { parameters } = await runBarrier(session.stream, { isAtRest: false }, undefined, limit.signal);
+      using _cancel = clock.after(BARRIER_CANCEL_MS, () => void this.#services.cancel(session));
+      const asked = session.isSealed ? question : undefined;
+      const { row, parameters } = await runBarrier(session.stream, { isAtRest }, asked, limit.signal);
       for (const [name, value] of parameters) session.parameters.set(name, value);
       if (session.stream.hasUnread) throw new ProxyError("barrier_failed", { detail: "bytes behind the barrier" });
-      this.#lendOrKeep(bucket, session);
+      // A cancel that is still on its way must not reach the next client.
+      await new Promise<void>((resolve) => session.whenNotCancelled(resolve));
+      session.becomeClean(asked === undefined ? undefined : [row]);
+      session.idleSince = clock.now();
+      this.#keep(session);
     } catch (error) {
+      const bucket = this.#lent.get(session)?.bucket;
       log.warn(
-        { database: bucket.database, role: bucket.role, err: error },
+        { database: bucket?.database, role: bucket?.role, err: error },
         "a pooled session could not be reset: destroyed",
       );
-      this.#discard(bucket, session);
+      this.destroy(session);
     }
   }
 
-  #lendOrKeep(bucket: Bucket, session: PooledSession): void {
-    if (this.#isClosed) return this.#discard(bucket, session);
-    const give = bucket.waiting.take(() => true);
-    if (give !== undefined) {
-      this.#services.metrics.poolReuses.inc();
-      give(session);
-      return;
-    }
-    const { clock, config } = this.#services;
-    const timer = clock.after(config.poolIdleTimeoutMs, () => {
-      bucket.idle.splice(
-        bucket.idle.findIndex((idle) => idle.session === session),
-        1,
-      );
-      this.#discard(bucket, session);
+  /** A session that is clean or warm is nobody's again. */
+  #keep(session: PooledSession): void {
+    const bucket = this.#unlend(session);
+    const isTooOld = this.#services.clock.now() - session.openedAt > this.#services.config.serverLifetimeMs;
+    if (this.#isClosed || isTooOld || !session.isOpen) this.#discard(bucket, session, false);
+    else this.#rest(bucket, session);
+  }
+
+  #rest(bucket: Bucket, session: PooledSession): void {
+    bucket.idle.push(session);
+    session.rest(() => {
+      if (this.#removeIdle(bucket, session)) this.#discard(bucket, session, false);
     });
-    bucket.idle.push({ session, timer });
+    this.#serve(bucket);
     this.#report(bucket);
   }
 
-  #discard(bucket: Bucket, session: PooledSession): void {
+  /** @returns false where it was lost meanwhile, and is destroyed. */
+  #removeIdle(bucket: Bucket, session: PooledSession): boolean {
+    const at = bucket.idle.lastIndexOf(session);
+    if (at === -1) return false;
+    bucket.idle.splice(at, 1);
+    if (session.wake()) return true;
+    this.#discard(bucket, session, false);
+    return false;
+  }
+
+  /** @param mayRun something may still run in it: it counts until it is known to be gone. */
+  #discard(bucket: Bucket, session: PooledSession, mayRun: boolean): void {
+    const { metrics, log } = this.#services;
     session.destroy();
-    bucket.total -= 1;
-    this.#services.metrics.poolDiscards.inc();
-    this.#report(bucket);
-    this.#wakeNext(bucket);
+    metrics.poolDiscards.inc();
+    const finish = (): void => {
+      bucket.total -= 1;
+      this.#report(bucket);
+      this.#serve(bucket);
+    };
+    if (!mayRun || this.#isClosed) return finish();
+    this.#services
+      .terminate(session, bucket)
+      .catch((error: unknown) => log.warn({ err: error, database: bucket.database }, "a backend could not be ended"))
+      .finally(finish);
   }
 
-  /** There is room for one more: whoever is first may open it. */
-  #wakeNext(bucket: Bucket): void {
-    if (bucket.total < this.#services.config.poolSize) bucket.waiting.take(() => true)?.(undefined);
-  }
-
-  #report({ database, role, total, idle }: Bucket): void {
+  #report({ database, role, idle, total }: Bucket): void {
     const { metrics } = this.#services;
     metrics.poolConnections.set({ database, role }, total);
     metrics.poolIdle.set({ database, role }, idle.length);
   }
+
+  /** Once a second: what has been idle for too long, on either side. */
+  readonly #onSweep = (): void => {
+    const { clock, config } = this.#services;
+    const now = clock.now();
+    const idleLimit = config.idleTransactionTimeoutMs ?? (config.poolMode === "transaction" ? IDLE_TRANSACTION_MS : 0);
+    for (const { holder } of this.#lent.values()) {
+      if (holder === undefined || idleLimit === 0) continue;
+      if (holder.idleInTransactionMs(now) > idleLimit) holder.onIdleTooLong(idleLimit / 1000);
+    }
+    for (const bucket of this.#buckets.values()) {
+      for (const session of bucket.idle.slice()) {
+        const isIdleTooLong = now - session.idleSince > config.poolIdleTimeoutMs;
+        const isTooOld = now - session.openedAt > config.serverLifetimeMs;
+        if ((isIdleTooLong || isTooOld) && this.#removeIdle(bucket, session)) this.#discard(bucket, session, false);
+      }
+    }
+    if (!this.#isClosed) this.#sweep = clock.after(SWEEP_MS, this.#onSweep);
+  };
+}
+
+/** Settings of another client are in force, which this one has never heard of. */
+function hasForeignSettings({ applied }: PooledSession, { settings }: Borrower): boolean {
+  for (const name of applied.keys()) if (!settings.has(name)) return true;
+  return false;
+}
+
+/** A setting of the client's is not in force. */
+function needsChange(session: PooledSession, borrower: Borrower): boolean {
+  const { applied } = session;
+  if (hasForeignSettings(session, borrower)) return true;
+  for (const [name, value] of borrower.settings) if (applied.get(name) !== value) return true;
+  return false;
 }

@@ -1,50 +1,195 @@
 /**
- * One upstream session of a pool: who reads it now, and what is known of it.
+ * One upstream session of a pool: who has it now, and what is known of its state. Its socket is read here for as long as
+ * it lives; the bytes go to whoever holds it, or, while it is being prepared or cleaned, to the message stream.
  */
-import type { Duplex } from "node:stream";
 import type { BackendKey } from "../../protocol/backend-messages.ts";
-import { MessageStream } from "../message-stream.ts";
+import { decodeParameterStatus } from "../../protocol/backend-messages.ts";
+import { backend } from "../../protocol/message-types.ts";
+import { ByteQueue, takeMessage } from "../../protocol/message-splitter.ts";
+import type { MessageStream } from "../message-stream.ts";
 import type { UpstreamAddress } from "../upstream/dial.ts";
+import type { Row } from "../upstream/pipeline.ts";
+import type { Prepared } from "./prepared.ts";
 
-export class PooledSession {
+const MAX_IDLE_MESSAGE = 64 * 1024;
+
+/** Who a session is lent to. */
+export interface Holder {
+  /** Bytes of the server. They are the holder's. */
+  onUpstreamBytes(bytes: Buffer): void;
+  onUpstreamLost(): void;
+  /** Milliseconds since the server has begun to wait for the client, inside of a transaction; 0 where it does not. */
+  idleInTransactionMs(now: number): number;
+  /** The client has kept the session idle for too long. */
+  onIdleTooLong(seconds: number): void;
+}
+
+export interface OpenedSession {
+  readonly stream: MessageStream;
   readonly address: UpstreamAddress;
   readonly key: BackendKey | undefined;
   /** What the server has reported: latest value of each parameter. */
   readonly parameters: Map<string, string>;
-  readonly #socket: Duplex;
-  /** Reads the session while it is not lent. */
-  #stream: MessageStream;
+  readonly openedAt: number;
+  /** When its backend began, as the server writes it; with the pid it is a backend's name. */
+  readonly backendStart: string | undefined;
+}
 
-  constructor(
-    stream: MessageStream,
-    { address, key, parameters }: Pick<PooledSession, "address" | "key" | "parameters">,
-  ) {
-    this.#stream = stream;
-    this.#socket = stream.socket;
+export class PooledSession {
+  readonly stream: MessageStream;
+  readonly address: UpstreamAddress;
+  readonly key: BackendKey | undefined;
+  readonly parameters: Map<string, string>;
+  /** What `parameters` was behind the login: DISCARD ALL brings it back. */
+  readonly baseline: ReadonlyMap<string, string>;
+  readonly openedAt: number;
+  readonly backendStart: string | undefined;
+  /** Settings of clients that are in force, by folded name. */
+  readonly applied = new Map<string, string>();
+  /** Statements that are there, by the number that names them; the one that was used last is at the end. */
+  readonly statements = new Map<Prepared, number>();
+  /** The identity whose context is in force; undefined where it is clean, or of doubtful state. */
+  warmFor: string | undefined;
+  warmSince = 0;
+  /** The barrier has run, and nobody has used it since. */
+  isClean = true;
+  /** The database has the functions of the seal. */
+  isSealed = false;
+  /** What pgvpd.hello() has said behind the barrier. */
+  hello: readonly Row[] | undefined;
+  /** The client that used it last. */
+  lastHolder: object | undefined;
+  /** Whose unnamed statement is there. */
+  unnamedOf: object | undefined;
+  idleSince = 0;
+  #holder: Holder | undefined;
+  #isLost = false;
+  #idle: ByteQueue | undefined;
+  /** CancelRequests for it that the server has not taken yet. */
+  #cancels = 0;
+  #wasCancelled = false;
+  #afterCancels: (() => void) | undefined;
+
+  constructor({ stream, address, key, parameters, openedAt, backendStart }: OpenedSession) {
+    this.stream = stream;
     this.address = address;
     this.key = key;
     this.parameters = parameters;
-  }
-
-  get stream(): MessageStream {
-    return this.#stream;
+    this.baseline = new Map(parameters);
+    this.openedAt = openedAt;
+    this.backendStart = backendStart;
+    const onLost = (): void => {
+      if (this.#isLost) return;
+      this.#isLost = true;
+      this.#holder?.onUpstreamLost();
+    };
+    stream.socket.on("end", onLost);
+    stream.socket.on("close", onLost);
+    stream.socket.on("error", onLost);
   }
 
   get isOpen(): boolean {
-    return !this.#socket.destroyed && this.#socket.readable && this.#socket.writable;
+    return !this.#isLost && !this.stream.socket.destroyed;
   }
 
-  /** Takes the reader off, for forwarding. Returns what had come and was not read. */
-  lend(): { readonly socket: Duplex; readonly unread: Buffer } {
-    return { socket: this.#socket, unread: this.#stream.detach() };
+  /** Somebody has sent a CancelRequest since the session was lent. */
+  get wasCancelled(): boolean {
+    return this.#wasCancelled;
   }
 
-  /** @param bytesLeft of the message that the borrower has not seen to its end. */
+  /** Gives the bytes to `holder`. @returns what had come before. */
+  lendTo(holder: Holder): Buffer {
+    this.#holder = holder;
+    this.lastHolder = holder;
+    this.isClean = false;
+    this.#wasCancelled = false;
+    return this.stream.divert((bytes) => holder.onUpstreamBytes(bytes));
+  }
+
+  /** The holder is gone. @param bytesLeft of the server's message that it has not seen to its end. */
   takeBack(bytesLeft: number): void {
-    this.#stream = new MessageStream(this.#socket, { skipBytes: bytesLeft });
+    this.#holder = undefined;
+    this.stream.undivert(bytesLeft);
+    this.stream.socket.resume();
+  }
+
+  /** Nobody has it: what the server says by itself is read, and anything but parameters and notices is its end. */
+  rest(onLost: () => void): void {
+    const queue = new ByteQueue();
+    this.#idle = queue;
+    this.#holder = {
+      onUpstreamBytes: (bytes) => {
+        queue.push(bytes);
+        if (!this.#readIdle(queue)) onLost();
+      },
+      onUpstreamLost: onLost,
+      idleInTransactionMs: () => 0,
+      onIdleTooLong: () => {},
+    };
+    const before = this.stream.divert((bytes) => this.#holder?.onUpstreamBytes(bytes));
+    if (before.length > 0) this.#holder.onUpstreamBytes(before);
+  }
+
+  /** Ends `rest`. @returns whether the session is good to be used. */
+  wake(): boolean {
+    const isWhole = this.#idle?.length === 0;
+    this.#idle = undefined;
+    this.#holder = undefined;
+    this.stream.undivert();
+    return isWhole && this.isOpen;
+  }
+
+  /** A CancelRequest is on its way to this session's server, until the result is disposed of. */
+  holdForCancel(): Disposable {
+    this.#cancels += 1;
+    this.#wasCancelled = true;
+    return {
+      [Symbol.dispose]: () => {
+        this.#cancels -= 1;
+        if (this.#cancels > 0) return;
+        const then = this.#afterCancels;
+        this.#afterCancels = undefined;
+        then?.();
+      },
+    };
+  }
+
+  /** Calls `then` when no CancelRequest is on its way any more: now, where there is none. */
+  whenNotCancelled(then: () => void): void {
+    if (this.#cancels === 0) then();
+    else this.#afterCancels = then;
+  }
+
+  /** What the barrier leaves. */
+  becomeClean(hello: readonly Row[] | undefined): void {
+    this.isClean = true;
+    this.warmFor = undefined;
+    this.hello = hello;
+    this.applied.clear();
+    this.statements.clear();
+    this.unnamedOf = undefined;
   }
 
   destroy(): void {
-    this.#socket.destroy();
+    this.#holder = undefined;
+    this.#isLost = true;
+    this.stream.socket.destroy();
+  }
+
+  #readIdle(queue: ByteQueue): boolean {
+    try {
+      for (let message = takeMessage(queue, MAX_IDLE_MESSAGE); message !== undefined;) {
+        if (message.type === backend.parameterStatus) {
+          const { name, value } = decodeParameterStatus(message.body);
+          this.parameters.set(name, value);
+        } else if (message.type !== backend.noticeResponse) {
+          return false;
+        }
+        message = takeMessage(queue, MAX_IDLE_MESSAGE);
+      }
+      return true;
+    } catch {
+      return false;
+    }
   }
 }

@@ -17,11 +17,27 @@ export interface CancelTarget {
   readonly key: BackendKey;
 }
 
+/** A target that stays what it is until a CancelRequest has reached it. */
+export interface HeldTarget extends Disposable {
+  readonly target: CancelTarget;
+}
+
+/** Whose query a key cancels. */
+export interface CancelSubject {
+  /** Undefined where nothing of it runs in the upstream now. */
+  hold(): HeldTarget | undefined;
+}
+
 export interface CancelKeys {
-  /** Makes `key` lead to `target` until the result is disposed of. */
-  register(key: BackendKey, target: CancelTarget): Disposable;
-  /** Where the request's key leads now; undefined when no session holds it. */
-  find(request: CancelRequest): CancelTarget | undefined;
+  /** Makes `key` lead to `subject` until the result is disposed of. */
+  register(key: BackendKey, subject: CancelSubject): Disposable;
+  /** Whose key the request has; undefined when no session holds it. */
+  find(request: CancelRequest): CancelSubject | undefined;
+}
+
+/** The session of a client that has one of its own. */
+export function alwaysTo(target: CancelTarget): CancelSubject {
+  return { hold: () => ({ target, [Symbol.dispose]: () => {} }) };
 }
 
 /** A key of our own, for a client whose session is lent: as long as protocol 3.minor allows. */
@@ -30,18 +46,18 @@ export function createCancelKey(minor: number): BackendKey {
 }
 
 export function createCancelKeys(): CancelKeys {
-  const targets = new Map<string, CancelTarget>();
+  const subjects = new Map<string, CancelSubject>();
   return {
-    register(key, target) {
+    register(key, subject) {
       const index = indexOf(key);
-      targets.set(index, target);
+      subjects.set(index, subject);
       return {
         [Symbol.dispose]: () => {
-          if (targets.get(index) === target) targets.delete(index);
+          if (subjects.get(index) === subject) subjects.delete(index);
         },
       };
     },
-    find: (request) => targets.get(indexOf(request)),
+    find: (request) => subjects.get(indexOf(request)),
   };
 }
 

@@ -5,7 +5,6 @@
 import type { Duplex } from "node:stream";
 import { TLSSocket } from "node:tls";
 import { endPointHash } from "../../protocol/scram/channel-binding.ts";
-import type { BackendKey } from "../../protocol/backend-messages.ts";
 import { MessageStream } from "../message-stream.ts";
 import type { Identity } from "../tenant/identity.ts";
 import type { Greeting } from "./await-ready.ts";
@@ -27,23 +26,12 @@ export interface OpeningUpstream extends Disposable {
   handOver(): { readonly socket: Duplex; readonly unread: Buffer };
 }
 
-/** A session that belongs to a pool. */
-export interface Lease {
-  /** What cancels a query in it. */
-  readonly key: BackendKey | undefined;
-  /** @param bytesLeft of the server's message that was not seen to its end; undefined: the session is to be destroyed. */
-  giveBack(bytesLeft: number | undefined): void;
-}
-
 /** An upstream session that is logged in and idle; its context is not set. */
 export interface LoggedIn extends Disposable {
-  /** What logged in: where a session of a pool is lent, with nothing left for its StartupMessage. */
   readonly identity: Identity;
   readonly upstream: OpeningUpstream;
   /** What the client must see of the login. */
   readonly greeting: Greeting;
-  /** Undefined for a session of the client's own. */
-  readonly lease?: Lease;
 }
 
 /** @throws ProxyError upstream_unreachable (08001); whatever aborts `signal`. */

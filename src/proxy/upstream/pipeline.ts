@@ -65,6 +65,7 @@ export function encodePipeline(statements: readonly Statement[]): Buffer {
  * ParameterStatus and NoticeResponse are kept in `greeting`, for the client.
  *
  * @param isDescribed some of the statements are to be described.
+ * @param mayBeInTransaction a transaction of somebody else's is open, and stays so.
  * @throws ProxyError upstream_protocol for an answer that has no place here; upstream_login_lost.
  */
 export async function runPipeline(
@@ -72,6 +73,7 @@ export async function runPipeline(
   greeting: Greeting,
   signal: AbortSignal,
   isDescribed = false,
+  mayBeInTransaction = false,
 ): Promise<PipelineOutcome> {
   const results: Row[][] = [];
   const columns: (readonly string[])[] = [];
@@ -119,7 +121,7 @@ export async function runPipeline(
         break;
       case backend.readyForQuery:
         // After an error of ours a transaction of ours may be open: such a session is not used again.
-        if (error === undefined) assertIdle(message.body);
+        if (error === undefined && !mayBeInTransaction) assertIdle(message.body);
         return { results, columns, isNotified, error };
       default:
         throw unexpected(message);
