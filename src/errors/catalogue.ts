@@ -238,6 +238,12 @@ export const catalogue = {
     "no pooled connection became free within {seconds} s: all {size} are in use",
     "Raise pool_size or pool_checkout_timeout, or close connections that are not used.",
   ),
+  database_not_allowed: fatal(
+    "28000",
+    "tenant",
+    'database "{database}" is not allowed',
+    "The setting allow_databases lists those that are.",
+  ),
   idle_transaction: fatal(
     "25P03",
     "tenant",

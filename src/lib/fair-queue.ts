@@ -18,6 +18,11 @@ export class FairQueue<T> {
     return this.#groups.get(group)?.size ?? 0;
   }
 
+  /** Everybody who waits, group by group. */
+  *[Symbol.iterator](): Generator<T> {
+    for (const waiting of this.#groups.values()) yield* waiting;
+  }
+
   /** @returns takes the item out again, however often it is called. */
   add(group: string, item: T): () => void {
     const waiting = this.#groups.get(group) ?? new Set<T>();

@@ -25,7 +25,7 @@ import type { Pool } from "./pool/pool.ts";
 import type { PinReason } from "./pool/sql-effects.ts";
 import type { ProxyServices } from "./services.ts";
 import { transition, type SessionState } from "./session-state.ts";
-import { identify, withLoginRole } from "./tenant/identify.ts";
+import { assertDatabaseAllowed, identify, withLoginRole } from "./tenant/identify.ts";
 import type { Identity } from "./tenant/identity.ts";
 import { Greeting, UpstreamRefusal } from "./upstream/await-ready.ts";
 import { alwaysTo, createCancelKey } from "./upstream/cancel-keys.ts";
@@ -130,6 +130,7 @@ export class Session {
       this.#proxy,
       signal,
     );
+    assertDatabaseAllowed(login.identity, config);
     if (login.upstream === undefined) return this.#borrow(login, resolved, client, signal);
     const { identity, upstream, greeting } = login;
 

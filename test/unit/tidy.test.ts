@@ -14,7 +14,16 @@ const LAYERS: readonly (readonly string[])[] = [
   ["protocol", "config"],
   ["observe"],
   ["proxy/client-connection.ts", "proxy/message-stream.ts", "proxy/session-state.ts"],
-  ["proxy/listen", "proxy/client", "proxy/tenant", "proxy/auth", "proxy/upstream", "proxy/context", "proxy/forward"],
+  [
+    "proxy/listen",
+    "proxy/client",
+    "proxy/tenant",
+    "proxy/auth",
+    "proxy/upstream",
+    "proxy/context",
+    "proxy/pool",
+    "proxy/forward",
+  ],
   ["proxy/services.ts"],
   ["proxy/session.ts"],
   ["runtime"],
@@ -26,7 +35,13 @@ const LAYERS: readonly (readonly string[])[] = [
 ];
 
 /** Stages meet in session.ts, but for these. */
-const STAGES_THAT_USE_ANOTHER = ["proxy/auth -> proxy/upstream", "proxy/context -> proxy/upstream"];
+const STAGES_THAT_USE_ANOTHER = [
+  "proxy/auth -> proxy/upstream",
+  "proxy/context -> proxy/upstream",
+  "proxy/pool -> proxy/upstream",
+  "proxy/forward -> proxy/pool",
+  "proxy/forward -> proxy/upstream",
+];
 
 /** Types that other stages, or one below, may name: an identity is what the stages hand on. */
 const SHARED_TYPES = ["proxy/tenant/identity.ts"];

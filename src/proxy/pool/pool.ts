@@ -5,23 +5,30 @@
 import type { Config } from "../../config/settings.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import type { Clock } from "../../lib/clock.ts";
-import { Deadline, raceAbort } from "../../lib/deadline.ts";
+import { Deadline, pause, raceAbort } from "../../lib/deadline.ts";
 import { FairQueue } from "../../lib/fair-queue.ts";
+import { Semaphore } from "../../lib/semaphore.ts";
 import type { Logger } from "../../observe/logger.ts";
 import type { Metrics } from "../../observe/metrics.ts";
 import type { Borrower } from "./borrower.ts";
 import type { PooledLogin } from "./open-pooled.ts";
 import { PreparedStatements } from "./prepared.ts";
+import { sqlstateOf } from "../../protocol/backend-messages.ts";
 import { UpstreamRefusal } from "../upstream/await-ready.ts";
 import { runBarrier, type BarrierQuestion } from "./barrier.ts";
 import type { Holder, OpenedSession } from "./pooled-session.ts";
 import { PooledSession } from "./pooled-session.ts";
 import { SqlReader } from "./sql-effects.ts";
 
+/** The server starts, recovers or shuts down. */
+const CANNOT_CONNECT_NOW = "57P03";
 const BARRIER_LIMIT_MS = 5_000;
 const BARRIER_CANCEL_MS = 1_000;
 const PREPARE_LIMIT_MS = 10_000;
 const SWEEP_MS = 1_000;
+/** How long the upstream is left alone when it does not take connections. */
+const FIRST_PAUSE_MS = 50;
+const LONGEST_PAUSE_MS = 500;
 /** `idle_transaction_timeout` in transaction mode, where it is not set. */
 const IDLE_TRANSACTION_MS = 60_000;
 
@@ -49,6 +56,7 @@ export interface PoolServices {
 }
 
 interface Waiter {
+  readonly since: number;
   readonly borrower: Borrower;
   readonly holder: object;
   /** Undefined: there is room for a new session, which the waiter opens. */
@@ -65,6 +73,8 @@ interface Bucket {
   /** Sessions that are lent, by tenant. */
   readonly held: Map<string, number>;
   readonly waiting: FairQueue<Waiter>;
+  /** Somebody waits for so long that connections of the reserve are opened. */
+  usesReserve: boolean;
 }
 
 export class Pool {
@@ -73,6 +83,7 @@ export class Pool {
   readonly #services: PoolServices;
   readonly #buckets = new Map<string, Bucket>();
   readonly #lent = new Map<PooledSession, { readonly bucket: Bucket; readonly tenant: string; holder?: Holder }>();
+  readonly #logins: Semaphore;
   #sweep: Disposable | undefined;
   #isClosed = false;
   #isPaused = false;
@@ -80,6 +91,7 @@ export class Pool {
   constructor(services: PoolServices) {
     const { contextVariables, trackExtraParameters } = services.config;
     this.#services = services;
+    this.#logins = new Semaphore(services.config.serverConnectLimit);
     this.reader = new SqlReader(contextVariables, trackExtraParameters);
     this.statements = new PreparedStatements(this.reader);
   }
@@ -107,21 +119,27 @@ export class Pool {
    */
   async acquire(borrower: Borrower, holder: object, signal: AbortSignal): Promise<PooledSession> {
     const { clock, metrics } = this.#services;
-    const bucket = this.#find(borrower);
     metrics.poolCheckouts.inc();
     const { tenant } = borrower.identity;
-    const session = await this.#get(bucket, borrower, holder, signal);
-    this.#lent.set(session, { bucket, tenant });
-    try {
-      using limit = new Deadline(clock, PREPARE_LIMIT_MS, () => new ProxyError("upstream_timeout"));
-      await this.#prepare(session, borrower, AbortSignal.any([signal, limit.signal]));
-      return session;
-    } catch (error) {
-      // A setting of the client's has failed, or the client is gone: that is nothing against the session.
-      if (session.isOpen && error instanceof UpstreamRefusal) void this.#clean(session, true);
-      else if (session.isOpen && signal.aborted) void this.#clean(session, false);
-      else this.destroy(session);
-      throw error;
+    for (;;) {
+      const bucket = this.#find(borrower);
+      const session = await this.#get(bucket, borrower, holder, signal);
+      const isReused = session.idleSince > 0;
+      this.#lent.set(session, { bucket, tenant });
+      try {
+        using limit = new Deadline(clock, PREPARE_LIMIT_MS, () => new ProxyError("upstream_timeout"));
+        await this.#prepare(session, borrower, AbortSignal.any([signal, limit.signal]));
+        return session;
+      } catch (error) {
+        const wasLost = !session.isOpen;
+        // A setting of the client's has failed, or the client is gone: that is nothing against the session.
+        if (!wasLost && error instanceof UpstreamRefusal) void this.#clean(session, true);
+        else if (!wasLost && signal.aborted) void this.#clean(session, false);
+        else this.destroy(session);
+        // It was idle and has died unnoticed: the next one.
+        if (isReused && wasLost && !signal.aborted) continue;
+        throw error;
+      }
     }
   }
 
@@ -221,6 +239,7 @@ export class Pool {
     let granted: { readonly session: PooledSession | undefined } | undefined;
     let settle: () => void = () => {};
     const leave = bucket.waiting.add(borrower.identity.tenant, {
+      since: clock.now(),
       borrower,
       holder,
       grant: (session) => {
@@ -311,13 +330,22 @@ export class Pool {
   }
 
   /** A signed context expires: it is set again long before. */
-  #isWarm({ warmFor, warmSince, isSealed }: PooledSession, { key }: Borrower): boolean {
+  #isWarm({ warmFor, warmSince, idleSince, isSealed }: PooledSession, { key }: Borrower): boolean {
+    if (warmFor !== key) return false;
     const { clock, config } = this.#services;
-    return warmFor === key && (!isSealed || clock.now() - warmSince < config.contextSealTtlMs / 2);
+    const now = clock.now();
+    // What has been idle for long is tried, and for that it gets its context again.
+    if (now - idleSince > config.serverCheckDelayMs) return false;
+    return !isSealed || now - warmSince < config.contextSealTtlMs / 2;
   }
 
   #hasRoom(bucket: Bucket): boolean {
-    return bucket.total < this.#services.config.poolSize;
+    const { poolSize, reservePoolSize, maxDbConnections } = this.#services.config;
+    if (bucket.total >= poolSize + (bucket.usesReserve ? reservePoolSize : 0)) return false;
+    if (maxDbConnections === 0) return true;
+    let total = 0;
+    for (const other of this.#buckets.values()) if (other.database === bucket.database) total += other.total;
+    return total < maxDbConnections;
   }
 
   #find({ identity: { database, loginRole } }: Borrower): Bucket {
@@ -331,6 +359,7 @@ export class Pool {
       total: 0,
       held: new Map(),
       waiting: new FairQueue(),
+      usesReserve: false,
     };
     this.#buckets.set(name, bucket);
     this.#sweep ??= this.#services.clock.after(SWEEP_MS, this.#onSweep);
@@ -355,7 +384,8 @@ export class Pool {
 
   async #prepare(session: PooledSession, borrower: Borrower, signal: AbortSignal): Promise<void> {
     borrower.assumeEncoding(session.baseline.get("server_encoding"));
-    const isOwn = this.#isWarm(session, borrower) && !hasForeignSettings(session, borrower);
+    const isOwn =
+      session.warmFor === borrower.key && this.#isWarm(session, borrower) && !hasForeignSettings(session, borrower);
     if (isOwn && !needsChange(session, borrower)) return;
     const discards = !isOwn && !session.isClean;
     if (discards) {
@@ -371,14 +401,23 @@ export class Pool {
   }
 
   async #open(bucket: Bucket, borrower: Borrower, signal: AbortSignal): Promise<PooledSession> {
-    const { metrics } = this.#services;
+    const { clock, config, metrics } = this.#services;
     const { role, database } = bucket;
+    const until = clock.now() + config.poolCheckoutTimeoutMs;
     try {
-      const session = new PooledSession(
-        await this.#services.open({ role, database, secrets: borrower.secrets }, signal),
-      );
-      metrics.poolCreates.inc();
-      return session;
+      for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS)) {
+        try {
+          using _place = await this.#logins.enter(signal);
+          const session = new PooledSession(
+            await this.#services.open({ role, database, secrets: borrower.secrets }, signal),
+          );
+          metrics.poolCreates.inc();
+          return session;
+        } catch (error) {
+          if (signal.aborted || !isTransient(error) || clock.now() + pauseMs > until) throw error;
+          await pause(clock, pauseMs, signal);
+        }
+      }
     } catch (error) {
       bucket.total -= 1;
       this.#count(bucket, borrower.identity.tenant, -1);
@@ -461,6 +500,31 @@ export class Pool {
       .finally(finish);
   }
 
+  /** Opens a session ahead, for `min_pool_size`. */
+  async #openSpare(bucket: Bucket): Promise<void> {
+    const { role, database } = bucket;
+    const signal = AbortSignal.timeout(PREPARE_LIMIT_MS);
+    bucket.total += 1;
+    try {
+      using _place = await this.#logins.enter(signal);
+      const session = new PooledSession(await this.#services.open({ role, database, secrets: {} }, signal));
+      this.#services.metrics.poolCreates.inc();
+      session.idleSince = this.#services.clock.now();
+      if (this.#isClosed) this.#discard(bucket, session, false);
+      else this.#rest(bucket, session);
+    } catch {
+      bucket.total -= 1; // whoever needs one hears why there is none
+    }
+  }
+
+  /** Nobody uses the database as this role any more: names of databases that clients make up do not pile up. */
+  #forget(name: string, { database, role }: Bucket): void {
+    const { metrics } = this.#services;
+    this.#buckets.delete(name);
+    metrics.poolConnections.remove({ database, role });
+    metrics.poolIdle.remove({ database, role });
+  }
+
   #report({ database, role, idle, total }: Bucket): void {
     const { metrics } = this.#services;
     metrics.poolConnections.set({ database, role }, total);
@@ -476,15 +540,26 @@ export class Pool {
       if (holder === undefined || idleLimit === 0) continue;
       if (holder.idleInTransactionMs(now) > idleLimit) holder.onIdleTooLong(idleLimit / 1000);
     }
-    for (const bucket of this.#buckets.values()) {
+    for (const [name, bucket] of this.#buckets) {
       for (const session of bucket.idle.slice()) {
-        const isIdleTooLong = now - session.idleSince > config.poolIdleTimeoutMs;
+        const isIdleTooLong = now - session.idleSince > config.poolIdleTimeoutMs && bucket.total > config.minPoolSize;
         const isTooOld = now - session.openedAt > config.serverLifetimeMs;
         if ((isIdleTooLong || isTooOld) && this.#removeIdle(bucket, session)) this.#discard(bucket, session, false);
       }
+      bucket.usesReserve = false;
+      for (const { since } of bucket.waiting) if (now - since > config.reservePoolTimeoutMs) bucket.usesReserve = true;
+      if (bucket.usesReserve) this.#serve(bucket);
+      if (bucket.total === 0 && bucket.waiting.size === 0) this.#forget(name, bucket);
+      else if (bucket.total < config.minPoolSize && bucket.waiting.size === 0) void this.#openSpare(bucket);
     }
     if (!this.#isClosed) this.#sweep = clock.after(SWEEP_MS, this.#onSweep);
   };
+}
+
+/** The server is not there, or not yet: another try may find it. */
+function isTransient(error: unknown): boolean {
+  if (error instanceof UpstreamRefusal) return sqlstateOf(error.response.body) === CANNOT_CONNECT_NOW;
+  return error instanceof ProxyError && ["upstream_unreachable", "upstream_login_lost"].includes(error.code);
 }
 
 /** Settings of another client are in force, which this one has never heard of. */
