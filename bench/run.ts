@@ -49,7 +49,10 @@ export async function* runPlan(
 export function peersFor(scenario: Scenario, peers: readonly Peer[]): readonly Peer[] {
   return peers.filter((peer) => {
     if (scenario.skipsDirect === true && peer.name === "direct") return false;
-    return peer.onlyIn === undefined ? scenario.needsSeal !== true : peer.onlyIn.includes(scenario.name);
+    if (scenario.hasOwnPeers === true && peer.name === "direct") return scenario.needsPgbench;
+    return peer.onlyIn === undefined
+      ? scenario.needsSeal !== true && scenario.hasOwnPeers !== true
+      : peer.onlyIn.includes(scenario.name);
   });
 }
 

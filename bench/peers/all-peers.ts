@@ -5,8 +5,8 @@ import type { Peer } from "../peer.ts";
 import { direct } from "./direct.ts";
 import { haproxy } from "./haproxy.ts";
 import { nodePipe } from "./node-pipe.ts";
-import { pgbouncer, pgbouncerLargeBuffer } from "./pgbouncer.ts";
-import { pgvpd, pgvpdOther, pgvpdScram, sealVariants } from "./pgvpd.ts";
+import { pgbouncer, pgbouncerLargeBuffer, pgbouncerPools } from "./pgbouncer.ts";
+import { pgvpd, pgvpdOther, pgvpdPools, pgvpdScram, sealVariants } from "./pgvpd.ts";
 
 export const allPeers: readonly Peer[] = [
   direct,
@@ -14,8 +14,10 @@ export const allPeers: readonly Peer[] = [
   pgvpdOther,
   pgvpdScram,
   ...sealVariants,
+  ...pgvpdPools,
   nodePipe,
   pgbouncer,
   pgbouncerLargeBuffer,
+  ...pgbouncerPools,
   haproxy,
 ];

@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { freePort, type Workbench } from "../measure/workbench.ts";
 import type { Peer, SealKind, Upstream } from "../peer.ts";
+import { poolScenarioNames, poolSize } from "../scenarios/pools.ts";
 import { sealScenarioNames } from "../scenarios/seal.ts";
 import { startChild } from "./start-child.ts";
 
@@ -59,6 +60,23 @@ export const pgvpdScram = pgvpdPeer({
     credentials_file: workbench.writeSecretFile("credentials.txt", `"${user}" "${scramVerifier ?? ""}"\n`),
   }),
 });
+
+/** With the pools: `pool_password` from clients, and a server that trusts. */
+export const pgvpdPools: readonly Peer[] = (["session", "transaction"] as const).map((mode) =>
+  pgvpdPeer({
+    name: `pgvpd-${mode}`,
+    program: built,
+    whyMissing: "not built: npm run build",
+    onlyIn: poolScenarioNames,
+    settings: ({ password, maxConnections }): Readonly<Record<string, string>> => ({
+      pool_mode: mode,
+      pool_size: String(mode === "session" ? maxConnections : poolSize),
+      pool_password: password,
+      pool_checkout_timeout: "60",
+      upstream_require_auth: "none",
+    }),
+  }),
+);
 
 function pgvpdPeer(variant: PgvpdVariant): Peer {
   const { name, program = "" } = variant;

@@ -6,6 +6,7 @@ import { copyScenarios } from "./bulk-copy.ts";
 import { connectScenarios } from "./connects.ts";
 import { idleMemory } from "./idle-memory.ts";
 import { loginBurst } from "./login-burst.ts";
+import { poolScenarios } from "./pools.ts";
 import { queryScenarios } from "./queries.ts";
 import { sealScenarios } from "./seal.ts";
 
@@ -15,5 +16,6 @@ export const allScenarios: readonly Scenario[] = [
   loginBurst,
   ...copyScenarios,
   ...sealScenarios,
+  ...poolScenarios,
   idleMemory,
 ];
