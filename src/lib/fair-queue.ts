@@ -29,7 +29,15 @@ export class FairQueue<T> {
     waiting.add(item);
     this.#groups.set(group, waiting);
     this.#size += 1;
-    return () => this.#remove(group, item);
+    return () => this.remove(group, item);
+  }
+
+  /** Takes everybody out. */
+  drain(each: (item: T) => void): void {
+    const all = [...this];
+    this.#groups.clear();
+    this.#size = 0;
+    all.forEach(each);
   }
 
   /** The next item of the first group in turn that may be served; that group goes to the end. */
@@ -37,7 +45,7 @@ export class FairQueue<T> {
     for (const [group, waiting] of this.#groups) {
       if (!mayServe(group)) continue;
       const [item] = waiting;
-      this.#remove(group, item as T);
+      this.remove(group, item as T);
       if (waiting.size > 0) {
         this.#groups.delete(group);
         this.#groups.set(group, waiting);
@@ -47,7 +55,8 @@ export class FairQueue<T> {
     return undefined;
   }
 
-  #remove(group: string, item: T): void {
+  /** Takes an item out; nothing happens where it does not wait. */
+  remove(group: string, item: T): void {
     const waiting = this.#groups.get(group);
     if (waiting?.delete(item) !== true) return;
     this.#size -= 1;

@@ -1,6 +1,7 @@
 /** Puts the pool together: how it opens sessions, makes them a client's, cancels and ends them. */
 import type { Config } from "../config/settings.ts";
 import type { Metrics } from "../observe/metrics.ts";
+import { observePool } from "../observe/pool-metrics.ts";
 import { preparePooled, type PreparePooledServices } from "../proxy/context/prepare-pooled.ts";
 import { HELLO_QUESTION } from "../proxy/context/seal.ts";
 import { openPooled, terminateBackend, type OpenPooledServices } from "../proxy/pool/open-pooled.ts";
@@ -18,11 +19,10 @@ export interface CreatePoolServices extends OpenPooledServices, PreparePooledSer
 
 export function createPool(services: CreatePoolServices): Pool {
   const { config, clock, log, metrics, upstreamTls } = services;
-  return new Pool({
+  const pool = new Pool({
     config,
     clock,
     log,
-    metrics,
     hello: HELLO_QUESTION,
     open: (login, signal) => openPooled(login, services, signal),
     prepare: (session, borrower, extent, signal) => preparePooled(session, borrower, extent, services, signal),
@@ -34,4 +34,6 @@ export function createPool(services: CreatePoolServices): Pool {
       await sendCancel({ address, key }, { config, upstreamTls }, AbortSignal.timeout(CANCEL_LIMIT_MS)).catch(() => {});
     },
   });
+  observePool(metrics.registry, pool);
+  return pool;
 }

@@ -40,8 +40,9 @@ export interface PreparePooledServices {
 /** What is prepared. */
 export interface PooledTarget {
   readonly stream: MessageStream;
-  /** Latest values that the server has reported; kept up to date. */
-  readonly parameters: Map<string, string>;
+  /** Latest values that the server has reported. */
+  readonly parameters: ReadonlyMap<string, string>;
+  report(name: string, value: string): void;
   readonly baseline: ReadonlyMap<string, string>;
   /** Settings of clients that are in force; kept up to date. */
   readonly applied: Map<string, string>;
@@ -151,7 +152,7 @@ export async function preparePooled(
     if (error !== undefined) throw new UpstreamRefusal(withFatalSeverity(error.response));
   }
   for (const [name, value] of client.settings) target.applied.set(name, value);
-  for (const [name, value] of heard.parameters) target.parameters.set(name, value);
+  for (const [name, value] of heard.parameters) target.report(name, value);
   if (!config.allowUnsafeRoles && target.parameters.get("is_superuser") === "on") {
     throw new ProxyError("unsafe_role", { params: { role: identity.targetRole, reason: "it is a superuser" } });
   }
@@ -178,7 +179,7 @@ async function expectDiscarded(stream: MessageStream, target: PooledTarget, sign
     if (type === backend.noticeResponse) continue;
     if (type === backend.parameterStatus) {
       const { name, value } = decodeParameterStatus(body);
-      target.parameters.set(name, value);
+      target.report(name, value);
     } else if (!isDiscarded && type === backend.commandComplete && body.toString("latin1") === `${DISCARD_ALL}\0`) {
       isDiscarded = true;
     } else if (isDiscarded && type === backend.readyForQuery && body.length === 1 && body[0] === IDLE) {

@@ -13,7 +13,7 @@ import { backend, frontend, IDLE } from "../../protocol/message-types.ts";
 import { encodeMessage } from "../../protocol/message.ts";
 import { MAX_MESSAGE_LENGTH } from "../../protocol/limits.ts";
 import type { Borrower } from "../pool/borrower.ts";
-import type { Pool } from "../pool/pool.ts";
+import type { Applicant, Pool, Request } from "../pool/pool.ts";
 import type { Holder, PooledSession } from "../pool/pooled-session.ts";
 import { encodeCloseStatement, encodeParse, type Prepared } from "../pool/prepared.ts";
 import { effects, type Effects, type PinReason } from "../pool/sql-effects.ts";
@@ -73,7 +73,7 @@ export interface PooledForwardServices {
   countPin(reason: PinReason): void;
 }
 
-export class PooledForwarding implements Holder {
+export class PooledForwarding implements Holder, Applicant {
   readonly client: Duplex;
   /** Resolves when the client's socket is closed: with the error that ended the session, or nothing. */
   readonly ended: Promise<ProxyError | undefined>;
@@ -87,10 +87,14 @@ export class PooledForwarding implements Holder {
   #timer: Disposable | undefined;
 
   #session: PooledSession | undefined;
-  /** Ends the wait for a session. */
-  #waiting: AbortController | undefined;
+  /** What was asked of the pool and has not come. */
+  #request: Request | undefined;
+  /** Ends what is done to give the client its context back. */
+  #restoring: AbortController | undefined;
   /** Values of parameters that the client knows. */
   readonly #told = new Map<string, string>();
+  /** All of them, as the session before reported them. */
+  #lastReported = "";
   readonly #answers = new ExpectedAnswers((kind, about) => this.#onFailed(kind, about));
 
   // The client's side.
@@ -752,7 +756,7 @@ export class PooledForwarding implements Holder {
   #learn(bytes: Buffer, at: number, end: number): void {
     const [name = "", value = ""] = bytes.toString("latin1", at + HEADER_BYTES, end).split("\0");
     const session = this.#session as PooledSession;
-    session.parameters.set(name, value);
+    session.report(name, value);
     this.#told.set(name, value);
     if (this.#borrower.learn(name, value)) session.applied.set(name.toLowerCase(), value);
   }
@@ -786,32 +790,29 @@ export class PooledForwarding implements Holder {
       this.#adopt(session);
       return true;
     }
-    if (this.#waiting === undefined) void this.#wait();
-    return false;
+    if (this.#request === undefined) {
+      const request = pool.request(this.#borrower, this, this);
+      if (this.#session === undefined && !this.#isClosing) this.#request = request;
+    }
+    return this.#session !== undefined;
   }
 
-  async #wait(): Promise<void> {
-    const { pool, clock, config } = this.#services;
-    const waiting = new AbortController();
-    this.#waiting = waiting;
-    const { queryWaitNotifyMs } = config;
-    using _notice = queryWaitNotifyMs > 0 ? clock.after(queryWaitNotifyMs, () => this.#notify()) : undefined;
-    try {
-      const session = await pool.acquire(this.#borrower, this, waiting.signal);
-      this.#waiting = undefined;
-      if (this.#isClosing) {
-        pool.release(session, this.#borrower, false);
-        return;
-      }
-      this.#session = session;
-      this.#adopt(session);
-      this.#resume();
-    } catch (failure) {
-      this.#waiting = undefined;
-      if (this.#isClosing) return;
-      if (failure instanceof WaitCancelled) this.#answerCancelled();
-      else this.#onFailure(failure);
-    }
+  // Applicant: what becomes of the request. Either may be called before `request` has returned.
+
+  onGranted(session: PooledSession): void {
+    this.#session = session;
+    this.#adopt(session);
+    this.#request = undefined;
+    if (this.#isStalled) this.#resume();
+  }
+
+  onRefused(error: unknown): void {
+    this.#request = undefined;
+    this.#onFailure(error);
+  }
+
+  onLate(): void {
+    this.#notify();
   }
 
   #notify(): void {
@@ -820,12 +821,11 @@ export class PooledForwarding implements Holder {
     this.#write(encodeMessage(backend.noticeResponse, Buffer.from(`${fields}\0`)));
   }
 
-  #cancelWait(): void {
-    this.#waiting?.abort(new WaitCancelled());
-  }
-
   /** The client has cancelled what waits: it hears so, and what it has sent of it is dropped. */
-  #answerCancelled(): void {
+  #cancelWait(): void {
+    if (this.#request === undefined) return;
+    this.#request.cancel();
+    this.#request = undefined;
     const type = this.#held?.[0];
     this.#dropping = type === frontend.query || type === frontend.functionCall ? "message" : "to_sync";
     this.#write(encodeErrorResponse(new ProxyError("query_canceled")));
@@ -844,14 +844,21 @@ export class PooledForwarding implements Holder {
     this.#hasLeftovers = false;
     this.#serverSaidFatal = false;
     this.#lastActivity = this.#services.clock.now();
-    this.#services.pool.follow(session, this);
+    if (session.reported !== this.#lastReported) {
+      this.#tell(session);
+      this.#lastReported = session.reported;
+    }
+    const unread = session.lendTo(this);
+    if (unread.length > 0) this.onUpstreamBytes(unread);
+  }
+
+  /** What this session reports otherwise than the one before. */
+  #tell(session: PooledSession): void {
     for (const [name, value] of session.parameters) {
       if (this.#told.get(name) === value) continue;
       this.#told.set(name, value);
       this.#write(encodeMessage(backend.parameterStatus, Buffer.from(`${name}\0${value}\0`, "latin1")));
     }
-    const unread = session.lendTo(this);
-    if (unread.length > 0) this.onUpstreamBytes(unread);
   }
 
   /** All that was asked may be answered now: the session goes, or is made good, and what waits goes on. */
@@ -919,16 +926,14 @@ export class PooledForwarding implements Holder {
       if (name === "*") session.applied.clear();
       else session.applied.delete(name);
     }
-    const waiting = new AbortController();
-    this.#waiting = waiting;
+    this.#restoring = new AbortController();
     try {
-      await pool.restore(session, this.#borrower, this.#status !== IDLE, waiting.signal);
+      await pool.restore(session, this.#borrower, this.#status !== IDLE, this.#restoring.signal);
     } catch (failure) {
-      this.#waiting = undefined;
       if (!this.#isClosing) this.#onFailure(failure);
       return;
     }
-    this.#waiting = undefined;
+    this.#restoring = undefined;
     this.#mustRestore = false;
     if (this.#isClosing) return;
     const [status, isTainted, hasLeftovers] = [this.#status, this.#isTainted, this.#hasLeftovers];
@@ -959,9 +964,9 @@ export class PooledForwarding implements Holder {
   #leave(lastWord: Buffer | undefined): void {
     this.#isClosing = true;
     this.#events.onClosing(this.#error);
-    const isWaiting = this.#waiting !== undefined;
-    this.#waiting?.abort(new WaitCancelled());
-    this.#giveBack(isWaiting);
+    this.#request?.cancel();
+    this.#restoring?.abort(new Error("the client is gone"));
+    this.#giveBack();
     this.#timer = this.#services.clock.after(LAST_WORD_MS, () => this.client.destroy());
     this.#held = undefined;
     if (!this.client.writable) return void this.client.destroy();
@@ -973,12 +978,12 @@ export class PooledForwarding implements Holder {
     this.client.resume();
   }
 
-  #giveBack(isWaiting: boolean): void {
+  #giveBack(): void {
     const session = this.#session;
     if (session === undefined) return;
     this.#session = undefined;
     const { pool } = this.#services;
-    const isAtRest = this.#answers.size === 0 && !this.#isBlind && !isWaiting;
+    const isAtRest = this.#answers.size === 0 && !this.#isBlind && this.#restoring === undefined;
     if (isAtRest && session.isOpen && this.#isReleasable()) {
       pool.release(session, this.#borrower, this.#isTainted);
     } else if (this.#clientLeft > 0) {
@@ -996,8 +1001,6 @@ export class PooledForwarding implements Holder {
     }
   }
 }
-
-class WaitCancelled extends Error {}
 
 /** Where the string that begins at `at` ends, its zero included. @throws ProxyError message_length where it does not. */
 function endOfString(bytes: Buffer, at: number, end: number): number {

@@ -5,18 +5,20 @@
 import type { Config } from "../../config/settings.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import type { Clock } from "../../lib/clock.ts";
-import { Deadline, pause, raceAbort } from "../../lib/deadline.ts";
-import { FairQueue } from "../../lib/fair-queue.ts";
+import { Deadline, pause } from "../../lib/deadline.ts";
 import { Semaphore } from "../../lib/semaphore.ts";
 import type { Logger } from "../../observe/logger.ts";
-import type { Metrics } from "../../observe/metrics.ts";
+import type { PoolCounts, PoolSize } from "../../observe/pool-metrics.ts";
 import type { Borrower } from "./borrower.ts";
+import { Bucket, type Applicant, type Waiter } from "./bucket.ts";
+
+export type { Applicant } from "./bucket.ts";
 import type { PooledLogin } from "./open-pooled.ts";
 import { PreparedStatements } from "./prepared.ts";
 import { sqlstateOf } from "../../protocol/backend-messages.ts";
 import { UpstreamRefusal } from "../upstream/await-ready.ts";
 import { runBarrier, type BarrierQuestion } from "./barrier.ts";
-import type { Holder, OpenedSession } from "./pooled-session.ts";
+import type { OpenedSession } from "./pooled-session.ts";
 import { PooledSession } from "./pooled-session.ts";
 import { SqlReader } from "./sql-effects.ts";
 
@@ -36,7 +38,6 @@ const IDLE_TRANSACTION_MS = 60_000;
 export interface PoolServices {
   readonly config: Config;
   readonly clock: Clock;
-  readonly metrics: Metrics;
   readonly log: Logger;
   /** Opens a session that is logged in, without context. */
   open(login: PooledLogin, signal: AbortSignal): Promise<OpenedSession>;
@@ -55,45 +56,36 @@ export interface PoolServices {
   readonly hello: BarrierQuestion;
 }
 
-interface Waiter {
-  readonly since: number;
-  readonly borrower: Borrower;
-  readonly holder: object;
-  /** Undefined: there is room for a new session, which the waiter opens. */
-  readonly grant: (session: PooledSession | undefined) => void;
-}
-
-interface Bucket {
-  readonly database: string;
-  readonly role: string;
-  /** The one that was used last is at the end. */
-  readonly idle: PooledSession[];
-  /** Being opened, lent, being cleaned, idle, or destroyed and not known to be gone. */
-  total: number;
-  /** Sessions that are lent, by tenant. */
-  readonly held: Map<string, number>;
-  readonly waiting: FairQueue<Waiter>;
-  /** Somebody waits for so long that connections of the reserve are opened. */
-  usesReserve: boolean;
+/** Takes back what was asked for with `request`, whatever has become of it. */
+export interface Request {
+  cancel(): void;
 }
 
 export class Pool {
   readonly statements: PreparedStatements;
   readonly reader: SqlReader;
+  readonly counts: PoolCounts = { checkouts: 0, reuses: 0, creates: 0, checkins: 0, discards: 0, timeouts: 0 };
   readonly #services: PoolServices;
   readonly #buckets = new Map<string, Bucket>();
-  readonly #lent = new Map<PooledSession, { readonly bucket: Bucket; readonly tenant: string; holder?: Holder }>();
+  readonly #lent = new Set<PooledSession>();
   readonly #logins: Semaphore;
   #sweep: Disposable | undefined;
   #isClosed = false;
   #isPaused = false;
 
   constructor(services: PoolServices) {
-    const { contextVariables, trackExtraParameters } = services.config;
+    const { contextVariables, trackExtraParameters, serverConnectLimit } = services.config;
     this.#services = services;
-    this.#logins = new Semaphore(services.config.serverConnectLimit);
+    this.#logins = new Semaphore(serverConnectLimit);
     this.reader = new SqlReader(contextVariables, trackExtraParameters);
     this.statements = new PreparedStatements(this.reader);
+  }
+
+  /** How many sessions there are, by database and role. */
+  *sizes(): Generator<PoolSize> {
+    for (const { database, role, total, idle, waiting } of this.#buckets.values()) {
+      yield { database, role, total, idle: idle.length, waiting: waiting.size };
+    }
   }
 
   /** A session that is the borrower's as it is; undefined where that takes a round trip, or a wait. */
@@ -101,57 +93,65 @@ export class Pool {
     const { tenant } = borrower.identity;
     const bucket = this.#find(borrower);
     if (this.#isPaused || bucket.waiting.size > 0 || !this.#mayHold(bucket, tenant)) return undefined;
-    const session = this.#choose(bucket, borrower, holder);
-    if (session === undefined || !this.#isWarm(session, borrower) || needsChange(session, borrower)) return undefined;
+    const session = bucket.choose(borrower, holder);
+    if (session === undefined || !this.#isReady(session, borrower)) return undefined;
     if (!this.#removeIdle(bucket, session)) return undefined;
-    this.#services.metrics.poolCheckouts.inc();
-    this.#services.metrics.poolReuses.inc();
-    this.#count(bucket, tenant, 1);
-    this.#lent.set(session, { bucket, tenant });
+    this.counts.checkouts += 1;
+    this.counts.reuses += 1;
+    bucket.count(tenant, 1);
+    session.tenant = tenant;
+    this.#lent.add(session);
     return session;
   }
 
   /**
-   * A session with the borrower's context and settings in force.
-   *
-   * @throws ProxyError pool_timeout (53300) after `pool_checkout_timeout`, context_failed, unsafe_role, upstream_*;
-   *   UpstreamRefusal where a setting of the client's fails; whatever aborts `signal`.
+   * Asks for a session with the borrower's context and settings in force. The applicant hears of it once,
+   * unless the request is cancelled: with ProxyError pool_timeout (53300) after `pool_checkout_timeout`, context_failed,
+   * unsafe_role, upstream_*; with UpstreamRefusal where a setting of the client's fails.
    */
-  async acquire(borrower: Borrower, holder: object, signal: AbortSignal): Promise<PooledSession> {
-    const { clock, metrics } = this.#services;
-    metrics.poolCheckouts.inc();
-    const { tenant } = borrower.identity;
-    for (;;) {
-      const bucket = this.#find(borrower);
-      const session = await this.#get(bucket, borrower, holder, signal);
-      const isReused = session.idleSince > 0;
-      this.#lent.set(session, { bucket, tenant });
-      try {
-        using limit = new Deadline(clock, PREPARE_LIMIT_MS, () => new ProxyError("upstream_timeout"));
-        await this.#prepare(session, borrower, AbortSignal.any([signal, limit.signal]));
-        return session;
-      } catch (error) {
-        const wasLost = !session.isOpen;
-        // A setting of the client's has failed, or the client is gone: that is nothing against the session.
-        if (!wasLost && error instanceof UpstreamRefusal) void this.#clean(session, true);
-        else if (!wasLost && signal.aborted) void this.#clean(session, false);
-        else this.destroy(session);
-        // It was idle and has died unnoticed: the next one.
-        if (isReused && wasLost && !signal.aborted) continue;
-        throw error;
-      }
-    }
+  request(borrower: Borrower, holder: object, applicant: Applicant): Request {
+    const bucket = this.#find(borrower);
+    this.counts.checkouts += 1;
+    const since = this.#services.clock.now();
+    const waiter: Waiter = { since, borrower, holder, applicant, isNotified: false, isGone: false, abort: undefined };
+    const leave = bucket.waiting.add(borrower.identity.tenant, waiter);
+    this.#serve(bucket);
+    return {
+      cancel: () => {
+        waiter.isGone = true;
+        leave();
+        waiter.abort?.abort(new RequestCancelled());
+      },
+    };
   }
 
-  /** Who holds the session from now on, for the timers. */
-  follow(session: PooledSession, holder: Holder): void {
-    const lent = this.#lent.get(session);
-    if (lent !== undefined) lent.holder = holder;
+  /** The same as a promise. @throws whatever aborts `signal`. */
+  acquire(borrower: Borrower, holder: object, signal: AbortSignal): Promise<PooledSession> {
+    return new Promise((resolve, reject) => {
+      let request: Request | undefined;
+      const abort = (): void => {
+        request?.cancel();
+        reject(signal.reason as Error);
+      };
+      if (signal.aborted) return abort();
+      const settle = (): void => signal.removeEventListener("abort", abort);
+      signal.addEventListener("abort", abort, { once: true });
+      request = this.request(borrower, holder, {
+        onGranted: (session) => {
+          settle();
+          resolve(session);
+        },
+        onRefused: (error) => {
+          settle();
+          reject(error instanceof Error ? error : new Error(String(error)));
+        },
+      });
+    });
   }
 
   /** Whether somebody waits whom this session could serve. */
-  hasWaiters(session: PooledSession): boolean {
-    return (this.#lent.get(session)?.bucket.waiting.size ?? 0) > 0;
+  hasWaiters({ bucket }: PooledSession): boolean {
+    return bucket.waiting.size > 0;
   }
 
   /** Sets context and role again in a session that is lent, where a statement of the client's has reset them. */
@@ -170,15 +170,14 @@ export class Pool {
    * @param isTainted its context may be another one than the borrower's now.
    */
   release(session: PooledSession, borrower: Borrower, isTainted: boolean): void {
-    const { metrics, clock } = this.#services;
-    metrics.poolCheckins.inc();
-    session.takeBack(0);
+    this.counts.checkins += 1;
     if (isTainted || session.wasCancelled || this.#services.config.poolMode === "session") {
+      session.takeBack(0);
       session.whenNotCancelled(() => void this.#clean(session, true));
       return;
     }
     session.warmFor = borrower.key;
-    session.idleSince = clock.now();
+    session.idleSince = this.#services.clock.now();
     this.#keep(session);
   }
 
@@ -189,7 +188,7 @@ export class Pool {
    *   or the client's own last message was not whole: then the session is destroyed.
    */
   reclaim(session: PooledSession, bytesLeft: number | undefined): void {
-    this.#services.metrics.poolCheckins.inc();
+    this.counts.checkins += 1;
     if (bytesLeft === undefined || !session.isOpen || this.#isClosed) return this.destroy(session);
     session.takeBack(bytesLeft);
     session.whenNotCancelled(() => void this.#clean(session, false));
@@ -197,10 +196,9 @@ export class Pool {
 
   /** Destroys a session that is lent, whatever it does. */
   destroy(session: PooledSession): void {
-    const lent = this.#lent.get(session);
-    if (lent === undefined) return;
+    if (!this.#lent.has(session)) return;
     this.#unlend(session);
-    this.#discard(lent.bucket, session, session.isOpen && !session.isClean);
+    this.#discard(session, session.isOpen && !session.isClean);
   }
 
   /** Nobody gets a session any more, until `resume`; resolves when all that are lent are back. */
@@ -218,125 +216,109 @@ export class Pool {
     this.#isClosed = true;
     this.#sweep?.[Symbol.dispose]();
     for (const bucket of this.#buckets.values()) {
-      for (const session of bucket.idle.splice(0)) this.#discard(bucket, session, false);
+      for (const session of bucket.idle.splice(0)) this.#discard(session, false);
+      bucket.waiting.drain((waiter) => waiter.applicant.onRefused(new ProxyError("shutdown")));
     }
   }
 
   // Who gets what.
 
-  async #get(bucket: Bucket, borrower: Borrower, holder: object, signal: AbortSignal): Promise<PooledSession> {
-    const granted = await this.#wait(bucket, borrower, holder, signal);
-    return granted ?? this.#open(bucket, borrower, signal);
-  }
-
-  async #wait(
-    bucket: Bucket,
-    borrower: Borrower,
-    holder: object,
-    signal: AbortSignal,
-  ): Promise<PooledSession | undefined> {
-    const { clock, config, metrics } = this.#services;
-    let granted: { readonly session: PooledSession | undefined } | undefined;
-    let settle: () => void = () => {};
-    const leave = bucket.waiting.add(borrower.identity.tenant, {
-      since: clock.now(),
-      borrower,
-      holder,
-      grant: (session) => {
-        granted = { session };
-        settle();
-      },
-    });
-    this.#serve(bucket);
-    if (granted !== undefined) return (granted as { session: PooledSession | undefined }).session;
-    const { poolCheckoutTimeoutMs, poolSize: size } = config;
-    using limit = new Deadline(clock, poolCheckoutTimeoutMs, () => {
-      metrics.poolTimeouts.inc();
-      return new ProxyError("pool_timeout", { params: { size, seconds: poolCheckoutTimeoutMs / 1000 } });
-    });
-    try {
-      const turn = new Promise<void>((resolve) => {
-        settle = resolve;
-      });
-      await raceAbort(turn, AbortSignal.any([signal, limit.signal]));
-    } catch (error) {
-      leave();
-      // It was our turn, and we are gone: the next one's.
-      if (granted !== undefined) {
-        this.#giveUp(bucket, borrower.identity.tenant, (granted as { session: PooledSession | undefined }).session);
-      }
-      throw error;
-    }
-    return (granted as unknown as { session: PooledSession | undefined }).session;
-  }
-
-  /** What was granted is not wanted any more. */
-  #giveUp(bucket: Bucket, tenant: string, session: PooledSession | undefined): void {
-    this.#count(bucket, tenant, -1);
-    if (session === undefined) bucket.total -= 1;
-    else if (session.isOpen) {
-      this.#rest(bucket, session);
-      return;
-    } else this.#discard(bucket, session, false);
-    this.#serve(bucket);
-  }
-
   /** Grants what is there to who waits. */
   #serve(bucket: Bucket): void {
-    if (this.#isPaused || this.#isClosed) return;
-    while (bucket.waiting.size > 0) {
-      const hasRoom = this.#hasRoom(bucket);
-      if (bucket.idle.length === 0 && !hasRoom) return;
-      const waiter = bucket.waiting.take((tenant) => this.#mayHold(bucket, tenant));
-      if (waiter === undefined) return;
-      const session = this.#choose(bucket, waiter.borrower, waiter.holder);
-      const { tenant } = waiter.borrower.identity;
-      const isOwn = session?.isClean === true || session?.warmFor === waiter.borrower.key;
-      if (session === undefined || (!isOwn && hasRoom)) {
-        if (!hasRoom) {
-          bucket.waiting.add(tenant, waiter); // what was idle is lost
-          continue;
-        }
-        bucket.total += 1;
-        this.#count(bucket, tenant, 1);
-        waiter.grant(undefined);
-      } else if (this.#removeIdle(bucket, session)) {
-        this.#services.metrics.poolReuses.inc();
-        this.#count(bucket, tenant, 1);
-        waiter.grant(session);
-      } else {
-        bucket.waiting.add(tenant, waiter);
+    if (bucket.isServing || this.#isPaused || this.#isClosed) return;
+    bucket.isServing = true;
+    try {
+      while (bucket.waiting.size > 0) {
+        const hasRoom = this.#hasRoom(bucket);
+        if (bucket.idle.length === 0 && !hasRoom) return;
+        const waiter = bucket.waiting.take((tenant) => this.#mayHold(bucket, tenant));
+        if (waiter === undefined) return;
+        this.#grant(bucket, waiter, hasRoom);
       }
+    } finally {
+      bucket.isServing = false;
     }
   }
 
-  /** Warm for the same client, for its identity, clean, the one of somebody else that was used longest ago. */
-  #choose({ idle }: Bucket, { key }: Borrower, holder: object): PooledSession | undefined {
-    let own: PooledSession | undefined;
-    let clean: PooledSession | undefined;
-    for (let at = idle.length - 1; at >= 0; at -= 1) {
-      const session = idle[at] as PooledSession;
-      if (session.warmFor === key) {
-        if (session.lastHolder === holder) return session;
-        own ??= session;
-      } else if (session.isClean) clean ??= session;
+  #grant(bucket: Bucket, waiter: Waiter, hasRoom: boolean): void {
+    const { borrower, holder } = waiter;
+    const { tenant } = borrower.identity;
+    const session = bucket.choose(borrower, holder);
+    const isOwn = session !== undefined && (session.isClean || session.warmFor === borrower.key);
+    if (hasRoom && !isOwn) {
+      bucket.total += 1;
+      bucket.count(tenant, 1);
+      void this.#makeReady(bucket, waiter, undefined);
+      return;
     }
-    return own ?? clean ?? idle[0];
+    if (session === undefined || !this.#removeIdle(bucket, session)) {
+      bucket.waiting.add(tenant, waiter); // what was idle is lost
+      return;
+    }
+    this.counts.reuses += 1;
+    bucket.count(tenant, 1);
+    session.tenant = tenant;
+    this.#lent.add(session);
+    if (this.#isReady(session, borrower)) waiter.applicant.onGranted(session);
+    else void this.#makeReady(bucket, waiter, session);
   }
 
-  #mayHold({ held }: Bucket, tenant: string): boolean {
+  /** Opens a session where none is given, and prepares it. */
+  async #makeReady(bucket: Bucket, waiter: Waiter, given: PooledSession | undefined): Promise<void> {
+    const { clock } = this.#services;
+    const { borrower } = waiter;
+    waiter.abort = new AbortController();
+    let session = given;
+    try {
+      using limit = new Deadline(clock, PREPARE_LIMIT_MS, () => new ProxyError("upstream_timeout"));
+      const signal = AbortSignal.any([waiter.abort.signal, limit.signal]);
+      session ??= await this.#open(bucket, borrower, signal);
+      await this.#prepare(session, borrower, signal);
+      if (waiter.isGone) throw new RequestCancelled();
+    } catch (error) {
+      if (session === undefined) this.#giveUp(bucket, borrower);
+      else this.#giveBack(session, error);
+      if (waiter.isGone) return;
+      // It was idle and has died unnoticed: the next one.
+      if (given !== undefined && !given.isOpen && isLost(error)) {
+        bucket.waiting.add(borrower.identity.tenant, waiter);
+        this.#serve(bucket);
+      } else waiter.applicant.onRefused(error);
+      return;
+    }
+    waiter.applicant.onGranted(session);
+  }
+
+  /** A session could not be opened. */
+  #giveUp(bucket: Bucket, { identity: { tenant } }: Borrower): void {
+    bucket.total -= 1;
+    bucket.count(tenant, -1);
+    this.#serve(bucket);
+  }
+
+  /** A session could not be prepared, or is not wanted any more. */
+  #giveBack(session: PooledSession, error: unknown): void {
+    // A setting of the client's has failed, or the client is gone: that is nothing against the session.
+    if (session.isOpen && error instanceof UpstreamRefusal) void this.#clean(session, true);
+    else if (session.isOpen && error instanceof RequestCancelled) void this.#clean(session, false);
+    else this.destroy(session);
+  }
+
+  #mayHold(bucket: Bucket, tenant: string): boolean {
     const { tenantPoolSize } = this.#services.config;
-    return tenantPoolSize === undefined || (held.get(tenant) ?? 0) < tenantPoolSize;
+    return tenantPoolSize === undefined || bucket.heldBy(tenant) < tenantPoolSize;
   }
 
-  /** A signed context expires: it is set again long before. */
-  #isWarm({ warmFor, warmSince, idleSince, isSealed }: PooledSession, { key }: Borrower): boolean {
-    if (warmFor !== key) return false;
+  /** The borrower's context and settings are in force. */
+  #isReady(session: PooledSession, borrower: Borrower): boolean {
+    return session.warmFor === borrower.key && this.#isFresh(session) && !needsChange(session, borrower);
+  }
+
+  /** What has been idle for long is tried, by giving it its context again; a signed context expires. */
+  #isFresh({ warmSince, idleSince, isSealed }: PooledSession): boolean {
     const { clock, config } = this.#services;
     const now = clock.now();
-    // What has been idle for long is tried, and for that it gets its context again.
-    if (now - idleSince > config.serverCheckDelayMs) return false;
-    return !isSealed || now - warmSince < config.contextSealTtlMs / 2;
+    return now - idleSince <= config.serverCheckDelayMs && (!isSealed || now - warmSince < config.contextSealTtlMs / 2);
   }
 
   #hasRoom(bucket: Bucket): boolean {
@@ -352,40 +334,22 @@ export class Pool {
     const name = `${database}\0${loginRole}`;
     const known = this.#buckets.get(name);
     if (known !== undefined) return known;
-    const bucket: Bucket = {
-      database,
-      role: loginRole,
-      idle: [],
-      total: 0,
-      held: new Map(),
-      waiting: new FairQueue(),
-      usesReserve: false,
-    };
+    const bucket = new Bucket(database, loginRole);
     this.#buckets.set(name, bucket);
     this.#sweep ??= this.#services.clock.after(SWEEP_MS, this.#onSweep);
     return bucket;
   }
 
-  /** Counts what a tenant holds, or has been granted. */
-  #count({ held }: Bucket, tenant: string, change: number): void {
-    const count = (held.get(tenant) ?? 0) + change;
-    if (count > 0) held.set(tenant, count);
-    else held.delete(tenant);
-  }
-
-  #unlend(session: PooledSession): Bucket {
-    const { bucket, tenant } = this.#lent.get(session) as { bucket: Bucket; tenant: string };
+  #unlend(session: PooledSession): void {
     this.#lent.delete(session);
-    this.#count(bucket, tenant, -1);
-    return bucket;
+    session.bucket.count(session.tenant, -1);
   }
 
   // What becomes of a session.
 
   async #prepare(session: PooledSession, borrower: Borrower, signal: AbortSignal): Promise<void> {
     borrower.assumeEncoding(session.baseline.get("server_encoding"));
-    const isOwn =
-      session.warmFor === borrower.key && this.#isWarm(session, borrower) && !hasForeignSettings(session, borrower);
+    const isOwn = session.warmFor === borrower.key && this.#isFresh(session) && !hasForeignSettings(session, borrower);
     if (isOwn && !needsChange(session, borrower)) return;
     const discards = !isOwn && !session.isClean;
     if (discards) {
@@ -393,6 +357,7 @@ export class Pool {
       session.unnamedOf = undefined;
     }
     session.warmFor = undefined;
+    session.readMessages();
     await this.#services.prepare(session, borrower, { discards, setsContext: !isOwn }, signal);
     session.hello = undefined;
     session.isClean = false;
@@ -400,29 +365,24 @@ export class Pool {
     if (!isOwn) session.warmSince = this.#services.clock.now();
   }
 
+  /** Tries again while the server is not there, for as long as a client may wait. */
   async #open(bucket: Bucket, borrower: Borrower, signal: AbortSignal): Promise<PooledSession> {
-    const { clock, config, metrics } = this.#services;
+    const { clock, config } = this.#services;
     const { role, database } = bucket;
     const until = clock.now() + config.poolCheckoutTimeoutMs;
-    try {
-      for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS)) {
-        try {
-          using _place = await this.#logins.enter(signal);
-          const session = new PooledSession(
-            await this.#services.open({ role, database, secrets: borrower.secrets }, signal),
-          );
-          metrics.poolCreates.inc();
-          return session;
-        } catch (error) {
-          if (signal.aborted || !isTransient(error) || clock.now() + pauseMs > until) throw error;
-          await pause(clock, pauseMs, signal);
-        }
+    for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS)) {
+      try {
+        using _place = await this.#logins.enter(signal);
+        const opened = await this.#services.open({ role, database, secrets: borrower.secrets }, signal);
+        this.counts.creates += 1;
+        const session = new PooledSession(bucket, opened);
+        session.tenant = borrower.identity.tenant;
+        this.#lent.add(session);
+        return session;
+      } catch (error) {
+        if (signal.aborted || !isTransient(error) || clock.now() + pauseMs > until) throw error;
+        await pause(clock, pauseMs, signal);
       }
-    } catch (error) {
-      bucket.total -= 1;
-      this.#count(bucket, borrower.identity.tenant, -1);
-      this.#serve(bucket);
-      throw error;
     }
   }
 
@@ -439,7 +399,7 @@ export class Pool {
       using _cancel = clock.after(BARRIER_CANCEL_MS, () => void this.#services.cancel(session));
       const asked = session.isSealed ? question : undefined;
       const { row, parameters } = await runBarrier(session.stream, { isAtRest }, asked, limit.signal);
-      for (const [name, value] of parameters) session.parameters.set(name, value);
+      for (const [name, value] of parameters) session.report(name, value);
       if (session.stream.hasUnread) throw new ProxyError("barrier_failed", { detail: "bytes behind the barrier" });
       // A cancel that is still on its way must not reach the next client.
       await new Promise<void>((resolve) => session.whenNotCancelled(resolve));
@@ -447,50 +407,47 @@ export class Pool {
       session.idleSince = clock.now();
       this.#keep(session);
     } catch (error) {
-      const bucket = this.#lent.get(session)?.bucket;
-      log.warn(
-        { database: bucket?.database, role: bucket?.role, err: error },
-        "a pooled session could not be reset: destroyed",
-      );
+      const { database, role } = session.bucket;
+      log.warn({ database, role, err: error }, "a pooled session could not be reset: destroyed");
       this.destroy(session);
     }
   }
 
   /** A session that is clean or warm is nobody's again. */
   #keep(session: PooledSession): void {
-    const bucket = this.#unlend(session);
+    this.#unlend(session);
     const isTooOld = this.#services.clock.now() - session.openedAt > this.#services.config.serverLifetimeMs;
-    if (this.#isClosed || isTooOld || !session.isOpen) this.#discard(bucket, session, false);
-    else this.#rest(bucket, session);
+    if (this.#isClosed || isTooOld || !session.isOpen) this.#discard(session, false);
+    else this.#rest(session);
   }
 
-  #rest(bucket: Bucket, session: PooledSession): void {
+  #rest(session: PooledSession): void {
+    const { bucket } = session;
+    session.rest(this.#onIdleLost);
     bucket.idle.push(session);
-    session.rest(() => {
-      if (this.#removeIdle(bucket, session)) this.#discard(bucket, session, false);
-    });
     this.#serve(bucket);
-    this.#report(bucket);
   }
+
+  readonly #onIdleLost = (session: PooledSession): void => {
+    if (session.bucket.remove(session)) this.#discard(session, false);
+  };
 
   /** @returns false where it was lost meanwhile, and is destroyed. */
   #removeIdle(bucket: Bucket, session: PooledSession): boolean {
-    const at = bucket.idle.lastIndexOf(session);
-    if (at === -1) return false;
-    bucket.idle.splice(at, 1);
+    if (!bucket.remove(session)) return false;
     if (session.wake()) return true;
-    this.#discard(bucket, session, false);
+    this.#discard(session, false);
     return false;
   }
 
   /** @param mayRun something may still run in it: it counts until it is known to be gone. */
-  #discard(bucket: Bucket, session: PooledSession, mayRun: boolean): void {
-    const { metrics, log } = this.#services;
+  #discard(session: PooledSession, mayRun: boolean): void {
+    const { log } = this.#services;
+    const { bucket } = session;
     session.destroy();
-    metrics.poolDiscards.inc();
+    this.counts.discards += 1;
     const finish = (): void => {
       bucket.total -= 1;
-      this.#report(bucket);
       this.#serve(bucket);
     };
     if (!mayRun || this.#isClosed) return finish();
@@ -507,28 +464,14 @@ export class Pool {
     bucket.total += 1;
     try {
       using _place = await this.#logins.enter(signal);
-      const session = new PooledSession(await this.#services.open({ role, database, secrets: {} }, signal));
-      this.#services.metrics.poolCreates.inc();
+      const session = new PooledSession(bucket, await this.#services.open({ role, database, secrets: {} }, signal));
+      this.counts.creates += 1;
       session.idleSince = this.#services.clock.now();
-      if (this.#isClosed) this.#discard(bucket, session, false);
-      else this.#rest(bucket, session);
+      if (this.#isClosed) this.#discard(session, false);
+      else this.#rest(session);
     } catch {
       bucket.total -= 1; // whoever needs one hears why there is none
     }
-  }
-
-  /** Nobody uses the database as this role any more: names of databases that clients make up do not pile up. */
-  #forget(name: string, { database, role }: Bucket): void {
-    const { metrics } = this.#services;
-    this.#buckets.delete(name);
-    metrics.poolConnections.remove({ database, role });
-    metrics.poolIdle.remove({ database, role });
-  }
-
-  #report({ database, role, idle, total }: Bucket): void {
-    const { metrics } = this.#services;
-    metrics.poolConnections.set({ database, role }, total);
-    metrics.poolIdle.set({ database, role }, idle.length);
   }
 
   /** Once a second: what has been idle for too long, on either side. */
@@ -536,24 +479,55 @@ export class Pool {
     const { clock, config } = this.#services;
     const now = clock.now();
     const idleLimit = config.idleTransactionTimeoutMs ?? (config.poolMode === "transaction" ? IDLE_TRANSACTION_MS : 0);
-    for (const { holder } of this.#lent.values()) {
-      if (holder === undefined || idleLimit === 0) continue;
+    for (const { holder } of this.#lent) {
+      if (idleLimit === 0 || holder === undefined) continue;
       if (holder.idleInTransactionMs(now) > idleLimit) holder.onIdleTooLong(idleLimit / 1000);
     }
     for (const [name, bucket] of this.#buckets) {
-      for (const session of bucket.idle.slice()) {
-        const isIdleTooLong = now - session.idleSince > config.poolIdleTimeoutMs && bucket.total > config.minPoolSize;
-        const isTooOld = now - session.openedAt > config.serverLifetimeMs;
-        if ((isIdleTooLong || isTooOld) && this.#removeIdle(bucket, session)) this.#discard(bucket, session, false);
-      }
-      bucket.usesReserve = false;
-      for (const { since } of bucket.waiting) if (now - since > config.reservePoolTimeoutMs) bucket.usesReserve = true;
-      if (bucket.usesReserve) this.#serve(bucket);
-      if (bucket.total === 0 && bucket.waiting.size === 0) this.#forget(name, bucket);
-      else if (bucket.total < config.minPoolSize && bucket.waiting.size === 0) void this.#openSpare(bucket);
+      this.#sweepIdle(bucket, now);
+      this.#sweepWaiting(bucket, now);
+      if (bucket.total === 0 && bucket.waiting.size === 0) {
+        this.#buckets.delete(name); // names of databases that clients make up do not pile up
+      } else if (bucket.total < config.minPoolSize && bucket.waiting.size === 0) void this.#openSpare(bucket);
     }
     if (!this.#isClosed) this.#sweep = clock.after(SWEEP_MS, this.#onSweep);
   };
+
+  #sweepIdle(bucket: Bucket, now: number): void {
+    const { poolIdleTimeoutMs, serverLifetimeMs, minPoolSize } = this.#services.config;
+    for (const session of bucket.idle.slice()) {
+      const isIdleTooLong = now - session.idleSince > poolIdleTimeoutMs && bucket.total > minPoolSize;
+      const isTooOld = now - session.openedAt > serverLifetimeMs;
+      if ((isIdleTooLong || isTooOld) && this.#removeIdle(bucket, session)) this.#discard(session, false);
+    }
+  }
+
+  #sweepWaiting(bucket: Bucket, now: number): void {
+    const { poolCheckoutTimeoutMs, queryWaitNotifyMs, reservePoolTimeoutMs, poolSize: size } = this.#services.config;
+    bucket.usesReserve = false;
+    const late: Waiter[] = [];
+    for (const waiter of bucket.waiting) {
+      if (now - waiter.since > reservePoolTimeoutMs) bucket.usesReserve = true;
+      if (now - waiter.since > poolCheckoutTimeoutMs) late.push(waiter);
+      else if (queryWaitNotifyMs > 0 && now - waiter.since > queryWaitNotifyMs && !waiter.isNotified) {
+        waiter.isNotified = true;
+        waiter.applicant.onLate?.();
+      }
+    }
+    for (const waiter of late) {
+      bucket.waiting.remove(waiter.borrower.identity.tenant, waiter);
+      this.counts.timeouts += 1;
+      const seconds = poolCheckoutTimeoutMs / 1000;
+      waiter.applicant.onRefused(new ProxyError("pool_timeout", { params: { size, seconds } }));
+    }
+    if (bucket.usesReserve) this.#serve(bucket);
+  }
+}
+
+class RequestCancelled extends Error {}
+
+function isLost(error: unknown): boolean {
+  return error instanceof ProxyError && error.code === "upstream_login_lost";
 }
 
 /** The server is not there, or not yet: another try may find it. */

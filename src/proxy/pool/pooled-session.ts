@@ -9,8 +9,10 @@ import { ByteQueue, takeMessage } from "../../protocol/message-splitter.ts";
 import type { MessageStream } from "../message-stream.ts";
 import type { UpstreamAddress } from "../upstream/dial.ts";
 import type { Row } from "../upstream/pipeline.ts";
+import type { Bucket } from "./bucket.ts";
 import type { Prepared } from "./prepared.ts";
 
+const NOTHING = Buffer.alloc(0);
 const MAX_IDLE_MESSAGE = 64 * 1024;
 
 /** Who a session is lent to. */
@@ -62,15 +64,23 @@ export class PooledSession {
   /** Whose unnamed statement is there. */
   unnamedOf: object | undefined;
   idleSince = 0;
+  readonly bucket: Bucket;
+  /** Who has it, or had it last. */
+  tenant = "";
   #holder: Holder | undefined;
   #isLost = false;
-  #idle: ByteQueue | undefined;
+  #isDiverted = false;
+  /** Who hears that it is lost while it is idle. */
+  #onIdleLost: ((session: PooledSession) => void) | undefined;
+  readonly #idle = new ByteQueue();
+  #reported: string | undefined;
   /** CancelRequests for it that the server has not taken yet. */
   #cancels = 0;
   #wasCancelled = false;
   #afterCancels: (() => void) | undefined;
 
-  constructor({ stream, address, key, parameters, openedAt, backendStart }: OpenedSession) {
+  constructor(bucket: Bucket, { stream, address, key, parameters, openedAt, backendStart }: OpenedSession) {
+    this.bucket = bucket;
     this.stream = stream;
     this.address = address;
     this.key = key;
@@ -82,6 +92,7 @@ export class PooledSession {
       if (this.#isLost) return;
       this.#isLost = true;
       this.#holder?.onUpstreamLost();
+      this.#onIdleLost?.(this);
     };
     stream.socket.on("end", onLost);
     stream.socket.on("close", onLost);
@@ -97,47 +108,77 @@ export class PooledSession {
     return this.#wasCancelled;
   }
 
+  get holder(): Holder | undefined {
+    return this.#holder;
+  }
+
+  /** All parameters in one text, to see at a glance whether two sessions report the same. */
+  get reported(): string {
+    this.#reported ??= [...this.parameters].flat().join("\0");
+    return this.#reported;
+  }
+
+  /** The server has reported a value. */
+  report(name: string, value: string): void {
+    this.parameters.set(name, value);
+    this.#reported = undefined;
+  }
+
   /** Gives the bytes to `holder`. @returns what had come before. */
   lendTo(holder: Holder): Buffer {
     this.#holder = holder;
     this.lastHolder = holder;
     this.isClean = false;
     this.#wasCancelled = false;
-    return this.stream.divert((bytes) => holder.onUpstreamBytes(bytes));
+    return this.#divert();
   }
 
   /** The holder is gone. @param bytesLeft of the server's message that it has not seen to its end. */
   takeBack(bytesLeft: number): void {
     this.#holder = undefined;
+    this.#isDiverted = false;
     this.stream.undivert(bytesLeft);
     this.stream.socket.resume();
   }
 
   /** Nobody has it: what the server says by itself is read, and anything but parameters and notices is its end. */
-  rest(onLost: () => void): void {
-    const queue = new ByteQueue();
-    this.#idle = queue;
-    this.#holder = {
-      onUpstreamBytes: (bytes) => {
-        queue.push(bytes);
-        if (!this.#readIdle(queue)) onLost();
-      },
-      onUpstreamLost: onLost,
-      idleInTransactionMs: () => 0,
-      onIdleTooLong: () => {},
-    };
-    const before = this.stream.divert((bytes) => this.#holder?.onUpstreamBytes(bytes));
-    if (before.length > 0) this.#holder.onUpstreamBytes(before);
+  rest(onLost: (session: PooledSession) => void): void {
+    this.#holder = undefined;
+    this.#onIdleLost = onLost;
+    const before = this.#divert();
+    if (before.length > 0) this.#onBytes(before);
   }
 
   /** Ends `rest`. @returns whether the session is good to be used. */
   wake(): boolean {
-    const isWhole = this.#idle?.length === 0;
-    this.#idle = undefined;
-    this.#holder = undefined;
-    this.stream.undivert();
-    return isWhole && this.isOpen;
+    this.#onIdleLost = undefined;
+    return this.#idle.length === 0 && this.isOpen;
   }
+
+  /** What the server says while the session is being prepared is read message by message. */
+  readMessages(): void {
+    if (!this.#isDiverted) return;
+    this.#isDiverted = false;
+    this.stream.undivert();
+  }
+
+  #divert(): Buffer {
+    if (this.#isDiverted) {
+      this.stream.socket.resume();
+      return NOTHING;
+    }
+    this.#isDiverted = true;
+    return this.stream.divert(this.#onBytes);
+  }
+
+  readonly #onBytes = (bytes: Buffer): void => {
+    if (this.#holder !== undefined) {
+      this.#holder.onUpstreamBytes(bytes);
+      return;
+    }
+    this.#idle.push(bytes);
+    if (!this.#readIdle(this.#idle)) this.#onIdleLost?.(this);
+  };
 
   /** A CancelRequest is on its way to this session's server, until the result is disposed of. */
   holdForCancel(): Disposable {
@@ -172,6 +213,7 @@ export class PooledSession {
 
   destroy(): void {
     this.#holder = undefined;
+    this.#onIdleLost = undefined;
     this.#isLost = true;
     this.stream.socket.destroy();
   }
@@ -181,7 +223,7 @@ export class PooledSession {
       for (let message = takeMessage(queue, MAX_IDLE_MESSAGE); message !== undefined;) {
         if (message.type === backend.parameterStatus) {
           const { name, value } = decodeParameterStatus(message.body);
-          this.parameters.set(name, value);
+          this.report(name, value);
         } else if (message.type !== backend.noticeResponse) {
           return false;
         }
