@@ -16,6 +16,8 @@ export interface MessageStreamEvents {
   onUnexpectedBytes?: () => void;
   /** The peer has closed, or the socket failed. Without this handler the next read says so. */
   onLost?: (error: Error) => void;
+  /** True where the socket does not emit its bytes: they come by `feed`. */
+  isFed?: boolean;
 }
 
 /** The peer closed its socket, or the socket failed (then with the failure as cause). */
@@ -34,12 +36,12 @@ export class MessageStream {
   #lost: PeerGone | undefined;
   /** Tries to satisfy the pending read; undefined while nobody reads. */
   #retry: (() => void) | undefined;
-  #diverted: ((bytes: Buffer) => void) | undefined;
+  #diverted: ((bytes: Buffer) => unknown) | undefined;
 
   constructor(socket: Duplex, events: MessageStreamEvents = {}) {
     this.socket = socket;
     this.#events = events;
-    socket.on("data", this.#onData);
+    if (events.isFed !== true) socket.on("data", this.feed);
     socket.on("end", this.#onEnd);
     socket.on("error", this.#onError);
     socket.on("close", this.#onEnd);
@@ -97,22 +99,28 @@ export class MessageStream {
    *
    * @returns what has come and was not read.
    */
-  divert(to: (bytes: Buffer) => void): Buffer {
+  divert(to: (bytes: Buffer) => unknown): Buffer {
     this.#diverted = to;
     this.socket.resume();
     return this.#queue.takeAll();
   }
 
-  /** Messages are read here again. @param bytesToSkip the rest of a message whose beginning has gone the other way. */
-  undivert(bytesToSkip = 0): void {
+  /**
+   * Messages are read here again.
+   *
+   * @param bytesToSkip the rest of a message whose beginning has gone the other way.
+   * @param unread what has gone the other way and was not read there.
+   */
+  undivert(bytesToSkip = 0, unread?: Buffer): void {
     this.#diverted = undefined;
+    if (unread !== undefined) this.#queue.push(unread);
     this.#bytesToSkip = bytesToSkip;
   }
 
   /** Takes this reader off the socket, which is left paused. Returns the bytes that have come and were not read. */
   detach(): Buffer {
     this.socket.pause();
-    this.socket.off("data", this.#onData);
+    this.socket.off("data", this.feed);
     this.socket.off("end", this.#onEnd);
     this.socket.off("error", this.#onError);
     this.socket.off("close", this.#onEnd);
@@ -149,7 +157,8 @@ export class MessageStream {
     });
   }
 
-  readonly #onData = (bytes: Buffer): void => {
+  /** Bytes have come; they must not change any more. */
+  readonly feed = (bytes: Buffer): void => {
     if (this.#diverted !== undefined) {
       this.#diverted(bytes);
       return;

@@ -47,6 +47,6 @@ export interface ProxyServices {
   readonly seal: Seal | undefined;
   readonly log: Logger;
   readonly metrics: Metrics;
-  /** Whether sockets may be moved to direct reads: see forward/direct-read.ts. */
+  /** Whether sockets may be moved to direct reads: see socket/direct-read.ts. */
   readonly directRead: boolean;
 }

@@ -15,6 +15,7 @@ export interface CreatePoolServices extends OpenPooledServices, PreparePooledSer
   readonly config: Config;
   readonly metrics: Metrics;
   readonly upstreamTls: UpstreamTls | undefined;
+  readonly directRead: boolean;
 }
 
 export function createPool(services: CreatePoolServices): Pool {
@@ -24,6 +25,7 @@ export function createPool(services: CreatePoolServices): Pool {
     clock,
     log,
     hello: HELLO_QUESTION,
+    directRead: services.directRead,
     open: (login, signal) => openPooled(login, services, signal),
     prepare: (session, borrower, extent, signal) => preparePooled(session, borrower, extent, services, signal),
     terminate: (session, login) => terminateBackend(session, login, services),

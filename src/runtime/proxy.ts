@@ -18,7 +18,7 @@ import { SafeRoles } from "../proxy/context/role-safety.ts";
 import { Credentials } from "../proxy/auth/credentials.ts";
 import { LoginThrottle } from "../proxy/auth/login-throttle.ts";
 import { ClientTls } from "../proxy/client/client-tls.ts";
-import { isDirectReadSafe } from "../proxy/forward/direct-read-check.ts";
+import { isDirectReadSafe } from "../proxy/socket/direct-read-check.ts";
 import { listen, type ListenAddress, type Listener } from "../proxy/listen/listener.ts";
 import type { Pool } from "../proxy/pool/pool.ts";
 import { createPool } from "./create-pool.ts";
@@ -98,6 +98,7 @@ export class ProxyServer {
         seal: this.#seal,
         upstreamTls: this.#upstreamTls,
         metrics: this.metrics,
+        directRead,
       });
     }
     const services: ProxyServices = {

@@ -13,7 +13,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ["errors"],
   ["protocol", "config"],
   ["observe"],
-  ["proxy/client-connection.ts", "proxy/message-stream.ts", "proxy/session-state.ts"],
+  ["proxy/client-connection.ts", "proxy/message-stream.ts", "proxy/session-state.ts", "proxy/socket"],
   [
     "proxy/listen",
     "proxy/client",
@@ -131,10 +131,10 @@ describe("done in one place only", () => {
       "demo",
       "admin",
       "access",
-      "proxy/forward/direct-read-check.ts",
+      "proxy/socket/direct-read-check.ts",
     );
     // A Socket around a handle that is open already.
-    const isMover = isIn("proxy/forward/direct-read.ts");
+    const isMover = isIn("proxy/socket/direct-read.ts");
     const wrong = files
       .filter((file) => !isAllowed(file) && !isMover(file))
       .flatMap((file) =>

@@ -7,7 +7,7 @@ import type { Duplex } from "node:stream";
 import { BoundaryScanner } from "../../protocol/boundary-scanner.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import type { ErrorCode } from "../../errors/catalogue.ts";
-import { moveToDirectRead } from "./direct-read.ts";
+import { moveToDirectRead } from "../socket/direct-read.ts";
 
 const NOTHING = Buffer.alloc(0);
 

@@ -15,6 +15,7 @@ import { MAX_MESSAGE_LENGTH } from "../../protocol/limits.ts";
 import type { Borrower } from "../pool/borrower.ts";
 import type { Applicant, Pool, Request } from "../pool/pool.ts";
 import type { Holder, PooledSession } from "../pool/pooled-session.ts";
+import { moveToDirectRead } from "../socket/direct-read.ts";
 import { encodeCloseStatement, encodeParse, type Prepared } from "../pool/prepared.ts";
 import { effects, type Effects, type PinReason } from "../pool/sql-effects.ts";
 import { UpstreamRefusal } from "../upstream/await-ready.ts";
@@ -69,6 +70,8 @@ export interface PooledForwardServices {
   readonly config: Pick<Config, "poolMode" | "sessionState" | "maxPreparedStatements" | "queryWaitNotifyMs">;
   readonly clock: Clock;
   readonly pool: Pool;
+  /** Whether sockets may be moved to direct reads: see socket/direct-read.ts. */
+  readonly directRead: boolean;
   /** Counts a client that keeps its session, by the reason. */
   countPin(reason: PinReason): void;
 }
@@ -104,6 +107,8 @@ export class PooledForwarding implements Holder, Applicant {
   #held: Buffer | undefined;
   #isStalled = false;
   #out: Buffer[] = [];
+  /** What the last bytes of the client have been written to. */
+  #written: Duplex | undefined;
   /** After a cancelled wait: what is dropped of what the client has sent. */
   #dropping: "message" | "to_sync" | undefined;
   #dropLeft = 0;
@@ -139,7 +144,6 @@ export class PooledForwarding implements Holder, Applicant {
     services: PooledForwardServices,
     events: ForwardEvents,
   ) {
-    this.client = client;
     this.#borrower = borrower;
     this.#services = services;
     this.#events = events;
@@ -149,11 +153,13 @@ export class PooledForwarding implements Holder, Applicant {
     });
     for (const [name, value] of first.parameters) this.#told.set(name, value);
     this.#session = first;
-    client.on("data", this.#onClientBytes);
-    client.on("end", this.#onClientGone);
-    client.on("close", this.#onClientClosed);
-    client.on("error", ignore);
-    client.pause();
+    const moved = services.directRead ? moveToDirectRead(client, this.#onDirectBytes, "replace") : undefined;
+    this.client = moved ?? client;
+    if (moved === undefined) client.on("data", this.#onClientBytes);
+    this.client.on("end", this.#onClientGone);
+    this.client.on("close", this.#onClientClosed);
+    this.client.on("error", ignore);
+    this.client.pause();
   }
 
   /** Bytes read from the client since its connection was opened, where the socket counts them. */
@@ -197,13 +203,14 @@ export class PooledForwarding implements Holder, Applicant {
 
   // Holder: what the session says.
 
-  onUpstreamBytes(bytes: Buffer): void {
-    if (this.#isClosing) return;
+  onUpstreamBytes(bytes: Buffer): boolean {
+    if (this.#isClosing) return true;
     try {
       this.#readServer(this.#serverTail === undefined ? bytes : Buffer.concat([this.#serverTail, bytes]));
     } catch (failure) {
       this.#onFailure(failure);
     }
+    return this.client.writableLength === 0;
   }
 
   onUpstreamLost(): void {
@@ -225,12 +232,21 @@ export class PooledForwarding implements Holder, Applicant {
 
   // From the client.
 
+  readonly #onDirectBytes = (bytes: Uint8Array, length: number): boolean => {
+    this.#written = undefined;
+    this.#onClientBytes((bytes as Buffer).subarray(0, length));
+    return this.#written === undefined || (this.#written as Duplex).writableLength === 0;
+  };
+
   readonly #onClientBytes = (bytes: Buffer): void => {
     if (this.#isClosing) return;
     this.#lastActivity = this.#services.clock.now();
-    const all = this.#held === undefined ? bytes : Buffer.concat([this.#held, bytes]);
-    this.#held = all;
-    if (!this.#isStalled) this.#resume();
+    if (this.#isStalled) {
+      this.#held = this.#held === undefined ? Buffer.from(bytes) : Buffer.concat([this.#held, bytes]);
+      return;
+    }
+    this.#held = this.#held === undefined ? bytes : Buffer.concat([this.#held, bytes]);
+    this.#resume();
   };
 
   /** Goes on with what the client has sent. */
@@ -273,30 +289,35 @@ export class PooledForwarding implements Holder, Applicant {
         at = available;
         continue;
       }
-      this.#lastRead = { bytes, from, at };
+      this.#chunk = bytes;
+      this.#passFrom = from;
+      this.#readAt = at;
       const next = this.#take(type, bytes, at, available, end);
       if (next === STALLED) {
         this.#isStalled = true;
         break;
       }
       if (this.#isClosing) return;
-      from = this.#lastRead.from;
+      from = this.#passFrom;
       if (next > at) from = next;
       this.#clientLeft = from > available ? 0 : end - available;
       at = available;
     }
     this.#pass(bytes, from, at);
     this.#flush();
-    if (at < length) this.#held = bytes.subarray(at);
+    this.#chunk = UNNAMED;
+    if (at < length) this.#held = Buffer.from(bytes.subarray(at));
   }
 
-  #lastRead: { bytes: Buffer; from: number; at: number } = { bytes: UNNAMED, from: 0, at: 0 };
+  /** What is being read: bytes, from where they are to be passed on, and where the message begins. */
+  #chunk: Buffer = UNNAMED;
+  #passFrom = 0;
+  #readAt = 0;
 
   /** Passes on what stands before the message that is read now, and then `replacement`. */
   #replace(...replacement: Buffer[]): void {
-    const { bytes, from, at } = this.#lastRead;
-    this.#pass(bytes, from, at);
-    this.#lastRead.from = at;
+    this.#pass(this.#chunk, this.#passFrom, this.#readAt);
+    this.#passFrom = this.#readAt;
     this.#out.push(...replacement);
   }
 
@@ -311,6 +332,7 @@ export class PooledForwarding implements Holder, Applicant {
     const session = this.#session;
     if (session === undefined) return; // CopyData of nobody's COPY: PostgreSQL drops it too
     const { socket } = session.stream;
+    this.#written = socket;
     const takesMore = socket.write(out.length === 1 ? (out[0] as Buffer) : Buffer.concat(out));
     if (takesMore) return;
     this.client.pause();
@@ -440,7 +462,7 @@ export class PooledForwarding implements Holder, Applicant {
       const found = pool.reader.read(definition, 0, Math.max(definition.indexOf(0), 0));
       if (this.#mustRefuse(found))
         return this.#refuseParse(bytes.subarray(at + HEADER_BYTES, nameEnd), found, available);
-      this.#unnamed = { definition, effects: found };
+      this.#unnamed = { definition: Buffer.from(definition), effects: found };
       session.unnamedOf = this;
       if (found.bits !== 0) this.#apply(session, found);
       this.#push(asked.parse);
@@ -704,7 +726,7 @@ export class PooledForwarding implements Holder, Applicant {
       at = end;
     }
     this.#toClient(bytes, from, at);
-    if (at < length) this.#serverTail = bytes.subarray(at);
+    if (at < length) this.#serverTail = Buffer.from(bytes.subarray(at));
     if (this.#hasNewReady) {
       this.#hasNewReady = false;
       this.#settle();
@@ -987,17 +1009,9 @@ export class PooledForwarding implements Holder, Applicant {
     if (isAtRest && session.isOpen && this.#isReleasable()) {
       pool.release(session, this.#borrower, this.#isTainted);
     } else if (this.#clientLeft > 0) {
-      pool.reclaim(session, undefined); // half a message of the client's has reached the server
+      pool.destroy(session); // half a message of the client's has reached the server
     } else {
-      const tail = this.#serverTail;
-      // What is left of a message whose beginning is here: its header says how much.
-      const left =
-        tail === undefined
-          ? this.#serverLeft
-          : tail.length < HEADER_BYTES
-            ? undefined
-            : tail.readInt32BE(1) + 1 - tail.length;
-      pool.reclaim(session, left);
+      pool.reclaim(session, this.#serverLeft, this.#serverTail);
     }
   }
 }

@@ -54,6 +54,8 @@ export interface PoolServices {
   terminate(session: PooledSession, login: Pick<PooledLogin, "role" | "database">): Promise<boolean>;
   /** What the barrier asks on the way, so that a sealed context takes a round trip less. */
   readonly hello: BarrierQuestion;
+  /** Whether sockets may be moved to direct reads: see socket/direct-read.ts. */
+  readonly directRead: boolean;
 }
 
 /** Takes back what was asked for with `request`, whatever has become of it. */
@@ -184,13 +186,13 @@ export class Pool {
   /**
    * The client has left the session in any state: it is cleaned, and lent to the next.
    *
-   * @param bytesLeft of the server's message that the client has not seen to its end; undefined where that is not known,
-   *   or the client's own last message was not whole: then the session is destroyed.
+   * @param bytesLeft of the server's message that the client has seen the beginning of.
+   * @param unread what has come and was not passed on, a message cut apart.
    */
-  reclaim(session: PooledSession, bytesLeft: number | undefined): void {
+  reclaim(session: PooledSession, bytesLeft: number, unread?: Buffer): void {
     this.counts.checkins += 1;
-    if (bytesLeft === undefined || !session.isOpen || this.#isClosed) return this.destroy(session);
-    session.takeBack(bytesLeft);
+    if (!session.isOpen || this.#isClosed) return this.destroy(session);
+    session.takeBack(bytesLeft, unread);
     session.whenNotCancelled(() => void this.#clean(session, false));
   }
 
@@ -367,7 +369,7 @@ export class Pool {
 
   /** Tries again while the server is not there, for as long as a client may wait. */
   async #open(bucket: Bucket, borrower: Borrower, signal: AbortSignal): Promise<PooledSession> {
-    const { clock, config } = this.#services;
+    const { clock, config, directRead } = this.#services;
     const { role, database } = bucket;
     const until = clock.now() + config.poolCheckoutTimeoutMs;
     for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS)) {
@@ -375,7 +377,7 @@ export class Pool {
         using _place = await this.#logins.enter(signal);
         const opened = await this.#services.open({ role, database, secrets: borrower.secrets }, signal);
         this.counts.creates += 1;
-        const session = new PooledSession(bucket, opened);
+        const session = new PooledSession(bucket, opened, directRead);
         session.tenant = borrower.identity.tenant;
         this.#lent.add(session);
         return session;
@@ -464,7 +466,8 @@ export class Pool {
     bucket.total += 1;
     try {
       using _place = await this.#logins.enter(signal);
-      const session = new PooledSession(bucket, await this.#services.open({ role, database, secrets: {} }, signal));
+      const opened = await this.#services.open({ role, database, secrets: {} }, signal);
+      const session = new PooledSession(bucket, opened, this.#services.directRead);
       this.counts.creates += 1;
       session.idleSince = this.#services.clock.now();
       if (this.#isClosed) this.#discard(session, false);

@@ -6,7 +6,8 @@ import type { BackendKey } from "../../protocol/backend-messages.ts";
 import { decodeParameterStatus } from "../../protocol/backend-messages.ts";
 import { backend } from "../../protocol/message-types.ts";
 import { ByteQueue, takeMessage } from "../../protocol/message-splitter.ts";
-import type { MessageStream } from "../message-stream.ts";
+import { MessageStream } from "../message-stream.ts";
+import { moveToDirectRead } from "../socket/direct-read.ts";
 import type { UpstreamAddress } from "../upstream/dial.ts";
 import type { Row } from "../upstream/pipeline.ts";
 import type { Bucket } from "./bucket.ts";
@@ -17,8 +18,8 @@ const MAX_IDLE_MESSAGE = 64 * 1024;
 
 /** Who a session is lent to. */
 export interface Holder {
-  /** Bytes of the server. They are the holder's. */
-  onUpstreamBytes(bytes: Buffer): void;
+  /** Bytes of the server. @returns whether nobody refers to them any more. */
+  onUpstreamBytes(bytes: Buffer): boolean;
   onUpstreamLost(): void;
   /** Milliseconds since the server has begun to wait for the client, inside of a transaction; 0 where it does not. */
   idleInTransactionMs(now: number): number;
@@ -79,9 +80,17 @@ export class PooledSession {
   #wasCancelled = false;
   #afterCancels: (() => void) | undefined;
 
-  constructor(bucket: Bucket, { stream, address, key, parameters, openedAt, backendStart }: OpenedSession) {
+  /** @param directRead whether its socket may be moved to direct reads. */
+  constructor(
+    bucket: Bucket,
+    { stream, address, key, parameters, openedAt, backendStart }: OpenedSession,
+    directRead: boolean,
+  ) {
     this.bucket = bucket;
-    this.stream = stream;
+    const moved =
+      directRead && !stream.hasUnread ? moveToDirectRead(stream.socket, this.#onDirectBytes, "replace") : undefined;
+    if (moved !== undefined) stream.detach();
+    this.stream = moved === undefined ? stream : new MessageStream(moved, { isFed: true });
     this.address = address;
     this.key = key;
     this.parameters = parameters;
@@ -94,9 +103,10 @@ export class PooledSession {
       this.#holder?.onUpstreamLost();
       this.#onIdleLost?.(this);
     };
-    stream.socket.on("end", onLost);
-    stream.socket.on("close", onLost);
-    stream.socket.on("error", onLost);
+    const { socket } = this.stream;
+    socket.on("end", onLost);
+    socket.on("close", onLost);
+    socket.on("error", onLost);
   }
 
   get isOpen(): boolean {
@@ -133,11 +143,16 @@ export class PooledSession {
     return this.#divert();
   }
 
-  /** The holder is gone. @param bytesLeft of the server's message that it has not seen to its end. */
-  takeBack(bytesLeft: number): void {
+  /**
+   * The holder is gone.
+   *
+   * @param bytesLeft of the server's message that it has seen the beginning of.
+   * @param unread what has come before those that come now, and nobody has read.
+   */
+  takeBack(bytesLeft: number, unread?: Buffer): void {
     this.#holder = undefined;
     this.#isDiverted = false;
-    this.stream.undivert(bytesLeft);
+    this.stream.undivert(bytesLeft, unread);
     this.stream.socket.resume();
   }
 
@@ -171,13 +186,18 @@ export class PooledSession {
     return this.stream.divert(this.#onBytes);
   }
 
-  readonly #onBytes = (bytes: Buffer): void => {
-    if (this.#holder !== undefined) {
-      this.#holder.onUpstreamBytes(bytes);
-      return;
-    }
-    this.#idle.push(bytes);
+  readonly #onBytes = (bytes: Buffer): boolean => {
+    if (this.#holder !== undefined) return this.#holder.onUpstreamBytes(bytes);
+    this.#idle.push(Buffer.from(bytes));
     if (!this.#readIdle(this.#idle)) this.#onIdleLost?.(this);
+    return true;
+  };
+
+  readonly #onDirectBytes = (bytes: Uint8Array, length: number): boolean => {
+    const read = (bytes as Buffer).subarray(0, length);
+    if (this.#isDiverted) return this.#onBytes(read);
+    this.stream.feed(Buffer.from(read));
+    return true;
   };
 
   /** A CancelRequest is on its way to this session's server, until the result is disposed of. */
