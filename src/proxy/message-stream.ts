@@ -117,6 +117,11 @@ export class MessageStream {
     this.#bytesToSkip = bytesToSkip;
   }
 
+  /** The same without a wait: undefined where it has not come yet. @throws as readMessage does. */
+  takeMessage(maxLength: number): Message | undefined {
+    return takeMessage(this.#queue, maxLength);
+  }
+
   /** Takes this reader off the socket, which is left paused. Returns the bytes that have come and were not read. */
   detach(): Buffer {
     this.socket.pause();

@@ -13,7 +13,7 @@ import { backend, IDLE } from "../../protocol/message-types.ts";
 import { foldName } from "../../protocol/startup.ts";
 import type { MessageStream } from "../message-stream.ts";
 import type { ContextValue, TenantIdentity } from "../tenant/identity.ts";
-import { Greeting, readUpstream, UpstreamRefusal } from "../upstream/await-ready.ts";
+import { Greeting, readUpstream, takeUpstream, UpstreamRefusal } from "../upstream/await-ready.ts";
 import {
   encodePipeline,
   runPipeline,
@@ -175,7 +175,7 @@ function settingsToChange(
 async function expectDiscarded(stream: MessageStream, target: PooledTarget, signal: AbortSignal): Promise<void> {
   let isDiscarded = false;
   for (;;) {
-    const { type, body } = await readUpstream(stream, signal);
+    const { type, body } = takeUpstream(stream, signal) ?? (await readUpstream(stream, signal));
     if (type === backend.noticeResponse) continue;
     if (type === backend.parameterStatus) {
       const { name, value } = decodeParameterStatus(body);

@@ -496,7 +496,9 @@ export class PooledForwarding implements Holder, Applicant {
     this.#statements.set(name, prepared);
     this.#statementBytes += definition.length;
     const about = { prepared, name };
-    if (session.statements.get(prepared) === prepared.number && !this.#isBlind) {
+    const isThere = session.statements.get(prepared) === prepared.number;
+    if (isThere && this.#status === FAILED) this.#hasLeftovers = true; // the server refuses it in its own words
+    else if (isThere && !this.#isBlind) {
       this.#replace();
       this.#push(asked.skippedParse, about);
       this.#answerSkipped();
@@ -756,6 +758,7 @@ export class PooledForwarding implements Holder, Applicant {
         break;
       }
       case backend.readyForQuery:
+        this.#isInCopy = false; // what a client sends of a COPY may have come before the server asked for it
         this.#status = bytes[at + HEADER_BYTES] as number;
         this.#hasNewReady = true;
         break;

@@ -10,7 +10,7 @@ import { decodeDataRow, decodeParameterStatus } from "../../protocol/backend-mes
 import { backend, IDLE } from "../../protocol/message-types.ts";
 import type { Message } from "../../protocol/message.ts";
 import type { MessageStream } from "../message-stream.ts";
-import { readUpstream } from "../upstream/await-ready.ts";
+import { readUpstream, takeUpstream } from "../upstream/await-ready.ts";
 
 const MARKER_BYTES = 16;
 const DISCARDED = "DISCARD ALL";
@@ -53,7 +53,7 @@ export async function runBarrier(
   let last: Message | undefined;
   let isProved = false;
   for (;;) {
-    const message = await readUpstream(stream, signal);
+    const message = takeUpstream(stream, signal) ?? (await readUpstream(stream, signal));
     switch (message.type) {
       case backend.parameterStatus: {
         const { name, value } = decodeParameterStatus(message.body);
@@ -95,7 +95,7 @@ function encodeBarrier({ isAtRest }: LeftBehind, question: BarrierQuestion | und
 /** CommandComplete and ReadyForQuery behind the marker, and nothing else. */
 async function awaitIdle(stream: MessageStream, signal: AbortSignal): Promise<void> {
   for (;;) {
-    const message = await readUpstream(stream, signal);
+    const message = takeUpstream(stream, signal) ?? (await readUpstream(stream, signal));
     if (message.type === backend.noticeResponse || message.type === backend.notificationResponse) continue;
     if (message.type === backend.commandComplete) continue;
     if (isIdle(message)) return;

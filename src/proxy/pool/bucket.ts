@@ -1,4 +1,5 @@
 /** The sessions of one database and login role, and who waits for one. */
+import type { Deadline } from "../../lib/deadline.ts";
 import { FairQueue } from "../../lib/fair-queue.ts";
 import type { Borrower } from "./borrower.ts";
 import type { PooledSession } from "./pooled-session.ts";
@@ -23,8 +24,8 @@ export interface Waiter {
   isNotified: boolean;
   /** Nobody waits any more. */
   isGone: boolean;
-  /** Ends what is done to make a session ready for it. */
-  abort: AbortController | undefined;
+  /** Of what is done to make a session ready for it. */
+  limit: Deadline | undefined;
 }
 
 export class Bucket {

@@ -115,14 +115,14 @@ export class Pool {
     const bucket = this.#find(borrower);
     this.counts.checkouts += 1;
     const since = this.#services.clock.now();
-    const waiter: Waiter = { since, borrower, holder, applicant, isNotified: false, isGone: false, abort: undefined };
+    const waiter: Waiter = { since, borrower, holder, applicant, isNotified: false, isGone: false, limit: undefined };
     const leave = bucket.waiting.add(borrower.identity.tenant, waiter);
     this.#serve(bucket);
     return {
       cancel: () => {
         waiter.isGone = true;
         leave();
-        waiter.abort?.abort(new RequestCancelled());
+        waiter.limit?.abort(new RequestCancelled());
       },
     };
   }
@@ -269,11 +269,11 @@ export class Pool {
   async #makeReady(bucket: Bucket, waiter: Waiter, given: PooledSession | undefined): Promise<void> {
     const { clock } = this.#services;
     const { borrower } = waiter;
-    waiter.abort = new AbortController();
     let session = given;
     try {
       using limit = new Deadline(clock, PREPARE_LIMIT_MS, () => new ProxyError("upstream_timeout"));
-      const signal = AbortSignal.any([waiter.abort.signal, limit.signal]);
+      const { signal } = limit;
+      waiter.limit = limit;
       session ??= await this.#open(bucket, borrower, signal);
       await this.#prepare(session, borrower, signal);
       if (waiter.isGone) throw new RequestCancelled();

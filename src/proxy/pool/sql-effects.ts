@@ -300,7 +300,7 @@ function literalOf(text: string): string | undefined {
   return /^[+-]?[\w.]+$/.test(text) ? text : undefined;
 }
 
-/** A list of names: those that stand as literals become quoted names. */
+/** A list of names: those that stand as literals become names, quoted where PostgreSQL would quote them. */
 function listOf(text: string): string | undefined {
   const items = [...text.matchAll(/\s*('(?:[^'\\]|'')*'|"(?:[^"]|"")+"|[\w$]+)\s*(,|$)/gy)];
   const length = items.reduce((sum, [whole]) => sum + whole.length, 0);
@@ -308,6 +308,7 @@ function listOf(text: string): string | undefined {
   return items
     .map(([, item = ""]) => {
       if (!item.startsWith("'")) return item;
+      if (/^'[a-z_][a-z0-9_]*'$/.test(item)) return item.slice(1, -1);
       return `"${item.slice(1, -1).replaceAll("''", "'").replaceAll('"', '""')}"`;
     })
     .join(", ");

@@ -132,12 +132,30 @@ export async function readUpstream(
   try {
     return await upstream.readMessage(maxLength, signal);
   } catch (cause) {
-    if (cause instanceof PeerGone) throw new ProxyError("upstream_login_lost", { cause: cause.cause });
-    if (cause instanceof ProxyError && cause.code === "message_length") {
-      throw new ProxyError("upstream_protocol", { detail: cause.detail ?? "message length" });
-    }
-    throw cause;
+    throw asUpstreamFault(cause);
   }
+}
+
+/** The same where it has come already; undefined where it has not. */
+export function takeUpstream(
+  upstream: MessageStream,
+  signal: AbortSignal,
+  maxLength: number = MAX_LOGIN_MESSAGE,
+): Message | undefined {
+  signal.throwIfAborted();
+  try {
+    return upstream.takeMessage(maxLength);
+  } catch (cause) {
+    throw asUpstreamFault(cause);
+  }
+}
+
+function asUpstreamFault(cause: unknown): unknown {
+  if (cause instanceof PeerGone) return new ProxyError("upstream_login_lost", { cause: cause.cause });
+  if (cause instanceof ProxyError && cause.code === "message_length") {
+    return new ProxyError("upstream_protocol", { detail: cause.detail ?? "message length" });
+  }
+  return cause;
 }
 
 export function unexpected(message: Message): ProxyError {

@@ -13,7 +13,7 @@ import {
 import { backend } from "../../protocol/message-types.ts";
 import type { Message } from "../../protocol/message.ts";
 import type { MessageStream } from "../message-stream.ts";
-import { readUpstream, unexpected, type Greeting } from "./await-ready.ts";
+import { readUpstream, takeUpstream, unexpected, type Greeting } from "./await-ready.ts";
 
 export interface Statement {
   readonly sql: string;
@@ -83,7 +83,8 @@ export async function runPipeline(
   let isNotified = false;
   let bytesLeft = MAX_ANSWER_BYTES;
   for (;;) {
-    const message = await readUpstream(upstream, signal, MAX_ANSWER_BYTES);
+    const message =
+      takeUpstream(upstream, signal, MAX_ANSWER_BYTES) ?? (await readUpstream(upstream, signal, MAX_ANSWER_BYTES));
     if (message.type !== backend.notificationResponse) bytesLeft -= message.bytes.length;
     if (bytesLeft < 0) throw new ProxyError("upstream_protocol", { detail: "an answer of more than 1 MiB" });
     switch (message.type) {
