@@ -25,10 +25,14 @@ export const asked = {
 
 export type Asked = (typeof asked)[keyof typeof asked];
 
-/** What an item is about: a prepared statement, and, where the client's own Parse made it, what it calls it. */
+/** What an item is about: it was noted when it was sent, and does not hold where the server has not done it. */
 export interface About {
-  readonly prepared: Prepared;
-  readonly name: string | undefined;
+  /** The statement that it makes or needs. */
+  readonly prepared?: Prepared;
+  /** What the client calls it, where the client's own Parse made it. */
+  readonly name?: string;
+  /** Takes back what else was noted; `wasRead`: the server has read the item, and said that it is wrong. */
+  readonly undo?: (wasRead: boolean) => void;
 }
 
 /** What becomes of an answer. */
@@ -41,10 +45,10 @@ export class ExpectedAnswers {
   #outstandingReady = 0;
   /** After an error the server reads no further than the next Sync, which has not been sent yet. */
   #isSkipping = false;
-  readonly #onFailed: (kind: Asked, about: About) => void;
+  readonly #onFailed: (kind: Asked, about: About, wasRead: boolean) => void;
 
-  /** @param onFailed a Parse will not be answered: the statement is not there. */
-  constructor(onFailed: (kind: Asked, about: About) => void) {
+  /** @param onFailed the server has not done it; of several the last one comes first. */
+  constructor(onFailed: (kind: Asked, about: About, wasRead: boolean) => void) {
     this.#onFailed = onFailed;
   }
 
@@ -73,7 +77,7 @@ export class ExpectedAnswers {
   push(kind: Asked, about?: About): void {
     if (this.#isSkipping) {
       if (kind !== asked.sync) {
-        if (about !== undefined) this.#onFailed(kind, about);
+        if (about !== undefined) this.#onFailed(kind, about, false);
         return;
       }
       this.#isSkipping = false;
@@ -124,6 +128,7 @@ export class ExpectedAnswers {
         return "pass";
       case backend.errorResponse:
         if (next !== undefined && next < asked.sync) this.#skipToSync();
+        else this.#failQuery();
         return "pass";
       default:
         return "pass";
@@ -137,12 +142,22 @@ export class ExpectedAnswers {
   }
 
   #skipToSync(): void {
+    const first = this.nextAbout;
+    const failed: [Asked, About][] = [];
     while (this.size > 0 && this.next !== asked.sync) {
       const about = this.nextAbout;
-      if (about !== undefined) this.#onFailed(this.next as Asked, about);
+      if (about !== undefined) failed.push([this.next as Asked, about]);
       this.#shift();
     }
     this.#isSkipping = this.size === 0;
+    for (const [kind, about] of failed.toReversed()) this.#onFailed(kind, about, about === first);
+  }
+
+  #failQuery(): void {
+    const about = this.nextAbout;
+    if (about === undefined) return;
+    this.#about[this.#head] = undefined;
+    this.#onFailed(asked.query, about, true);
   }
 
   #shift(): void {

@@ -51,6 +51,7 @@ const READ_FROM_SERVER = tableOf([
   backend.errorResponse,
   backend.functionCallResponse,
   backend.noData,
+  backend.notificationResponse,
   backend.parameterStatus,
   backend.parseComplete,
   backend.portalSuspended,
@@ -65,6 +66,12 @@ const KNOWN_FROM_CLIENT = tableOf(Object.values(frontend).filter((type) => type 
 
 /** No more of the client's messages may be taken now. */
 const STALLED = -1;
+
+/** The client's unnamed statement. */
+interface Unnamed {
+  readonly definition: Buffer;
+  readonly effects: Effects;
+}
 
 export interface PooledForwardServices {
   readonly config: Pick<Config, "poolMode" | "sessionState" | "maxPreparedStatements" | "queryWaitNotifyMs">;
@@ -98,7 +105,7 @@ export class PooledForwarding implements Holder, Applicant {
   readonly #told = new Map<string, string>();
   /** All of them, as the session before reported them. */
   #lastReported = "";
-  readonly #answers = new ExpectedAnswers((kind, about) => this.#onFailed(kind, about));
+  readonly #answers = new ExpectedAnswers((kind, about, wasRead) => this.#onFailed(kind, about, wasRead));
 
   // The client's side.
   /** Bytes of the current message that are passed on unread. */
@@ -109,12 +116,17 @@ export class PooledForwarding implements Holder, Applicant {
   #out: Buffer[] = [];
   /** What the last bytes of the client have been written to. */
   #written: Duplex | undefined;
+  /** What is read now is overwritten by the next read. */
+  #isBorrowed = false;
   /** After a cancelled wait: what is dropped of what the client has sent. */
   #dropping: "message" | "to_sync" | undefined;
   #dropLeft = 0;
+  /** They take no more now, and say when they do. */
+  #isUpstreamFull = false;
+  #isClientFull = false;
   readonly #statements = new Map<string, Prepared>();
   #statementBytes = 0;
-  #unnamed: { readonly definition: Buffer; readonly effects: Effects } | undefined;
+  #unnamed: Unnamed | undefined;
 
   // The server's side.
   #serverLeft = 0;
@@ -234,7 +246,9 @@ export class PooledForwarding implements Holder, Applicant {
 
   readonly #onDirectBytes = (bytes: Uint8Array, length: number): boolean => {
     this.#written = undefined;
+    this.#isBorrowed = true;
     this.#onClientBytes((bytes as Buffer).subarray(0, length));
+    this.#isBorrowed = false;
     return this.#written === undefined || (this.#written as Duplex).writableLength === 0;
   };
 
@@ -298,15 +312,15 @@ export class PooledForwarding implements Holder, Applicant {
         break;
       }
       if (this.#isClosing) return;
-      from = this.#passFrom;
-      if (next > at) from = next;
-      this.#clientLeft = from > available ? 0 : end - available;
+      from = next > at ? Math.min(next, available) : this.#passFrom;
+      if (next === end) this.#dropLeft = end - available;
+      else this.#clientLeft = end - available;
       at = available;
     }
     this.#pass(bytes, from, at);
     this.#flush();
     this.#chunk = UNNAMED;
-    if (at < length) this.#held = Buffer.from(bytes.subarray(at));
+    if (at < length) this.#held = this.#isBorrowed ? Buffer.from(bytes.subarray(at)) : bytes.subarray(at);
   }
 
   /** What is being read: bytes, from where they are to be passed on, and where the message begins. */
@@ -334,9 +348,11 @@ export class PooledForwarding implements Holder, Applicant {
     const { socket } = session.stream;
     this.#written = socket;
     const takesMore = socket.write(out.length === 1 ? (out[0] as Buffer) : Buffer.concat(out));
-    if (takesMore) return;
+    if (takesMore || this.#isUpstreamFull) return;
+    this.#isUpstreamFull = true;
     this.client.pause();
     socket.once("drain", () => {
+      this.#isUpstreamFull = false;
       if (this.#session === session && !this.#isStalled && !this.#isClosing) this.client.resume();
     });
   }
@@ -434,11 +450,11 @@ export class PooledForwarding implements Holder, Applicant {
       return available;
     }
     if (found.bits !== 0) this.#apply(session, found);
-    if ((found.bits & effects.deallocates) !== 0) this.#deallocate(session, found);
+    const about = (found.bits & effects.deallocates) === 0 ? undefined : this.#deallocate(session, found);
     if (this.#resetsUnsynced) this.#restoreLater();
     this.#unnamed = undefined;
     session.unnamedOf = undefined;
-    this.#push(asked.query);
+    this.#push(asked.query, about);
     return at;
   }
 
@@ -462,10 +478,11 @@ export class PooledForwarding implements Holder, Applicant {
       const found = pool.reader.read(definition, 0, Math.max(definition.indexOf(0), 0));
       if (this.#mustRefuse(found))
         return this.#refuseParse(bytes.subarray(at + HEADER_BYTES, nameEnd), found, available);
+      const previous = this.#unnamed;
       this.#unnamed = { definition: Buffer.from(definition), effects: found };
       session.unnamedOf = this;
       if (found.bits !== 0) this.#apply(session, found);
-      this.#push(asked.parse);
+      this.#push(asked.parse, { undo: (wasRead) => this.#restoreUnnamed(wasRead ? undefined : previous) });
       return at;
     }
     const name = bytes.toString("latin1", at + HEADER_BYTES, nameEnd - 1);
@@ -493,11 +510,11 @@ export class PooledForwarding implements Holder, Applicant {
       this.#push(asked.parse);
       return at;
     }
-    this.#statements.set(name, prepared);
-    this.#statementBytes += definition.length;
+    this.#remember(name, prepared);
     const about = { prepared, name };
     const isThere = session.statements.get(prepared) === prepared.number;
-    if (isThere && this.#status === FAILED) this.#hasLeftovers = true; // the server refuses it in its own words
+    if (isThere && this.#status === FAILED)
+      this.#hasLeftovers = true; // the server refuses it in its own words
     else if (isThere && !this.#isBlind) {
       this.#replace();
       this.#push(asked.skippedParse, about);
@@ -547,8 +564,8 @@ export class PooledForwarding implements Holder, Applicant {
     this.#isUnsynced = true;
     if (nameEnd === before + 1) {
       if (this.#isTransactionMode && session.unnamedOf !== this) this.#bringUnnamed(session);
-      if (this.#unnamed !== undefined && kind === asked.bind) this.#apply(session, this.#unnamed.effects);
-      this.#push(kind);
+      const found = kind === asked.bind ? this.#unnamed?.effects : undefined;
+      this.#push(kind, found === undefined ? undefined : this.#applyBound(session, found));
       return at;
     }
     const prepared =
@@ -557,13 +574,13 @@ export class PooledForwarding implements Holder, Applicant {
       this.#push(kind);
       return at;
     }
-    if (kind === asked.bind && prepared.effects.bits !== 0) this.#apply(session, prepared.effects);
+    const done = kind === asked.bind ? this.#applyBound(session, prepared.effects) : undefined;
     if (!this.#isTransactionMode) {
-      this.#push(kind);
+      this.#push(kind, done);
       return at;
     }
     this.#bring(session, prepared);
-    this.#push(kind, { prepared, name: undefined });
+    this.#push(kind, { ...done, prepared });
     const head = bytes.subarray(at + HEADER_BYTES, before);
     const length = end - at - 1 - (nameEnd - before) + prepared.serverName.length;
     const renamed = Buffer.allocUnsafe(HEADER_BYTES);
@@ -571,6 +588,15 @@ export class PooledForwarding implements Holder, Applicant {
     renamed.writeInt32BE(length, 1);
     this.#replace(renamed, head, prepared.serverName);
     return nameEnd;
+  }
+
+  /** What a statement does that is bound now, and so will be executed. */
+  #applyBound(session: PooledSession, found: Effects): About | undefined {
+    if (found.bits === 0) return undefined;
+    this.#apply(session, found);
+    if ((found.bits & effects.deallocates) === 0) return undefined;
+    this.#isTainted = true; // nobody knows whether it is executed
+    return this.#deallocate(session, found);
   }
 
   #bring(session: PooledSession, prepared: Prepared): void {
@@ -587,7 +613,7 @@ export class PooledForwarding implements Holder, Applicant {
     this.#makeRoom(session, maxPreparedStatements);
     statements.set(prepared, prepared.number);
     this.#replace(...this.#parseAs(prepared));
-    this.#push(asked.ourParse, { prepared, name: undefined });
+    this.#push(asked.ourParse, { prepared });
   }
 
   /** The unnamed statement follows the client; who has none finds none, and not somebody else's. */
@@ -606,36 +632,60 @@ export class PooledForwarding implements Holder, Applicant {
   /** The server's statement stays for others: what has the client's name there is nothing, and is closed in its place. */
   #takeClose(session: PooledSession, bytes: Buffer, at: number, available: number): number {
     this.#isUnsynced = true;
-    this.#push(asked.close);
-    if (bytes[at + HEADER_BYTES] !== STATEMENT) return at;
+    if (bytes[at + HEADER_BYTES] !== STATEMENT) return this.#expect(asked.close, at);
     const name = bytes.toString("latin1", at + HEADER_BYTES + 1, available - 1);
     if (name === "") {
+      const previous = this.#unnamed;
       this.#unnamed = undefined;
       session.unnamedOf = undefined;
-    } else this.#forget(name);
+      this.#push(asked.close, { undo: () => this.#restoreUnnamed(previous) });
+    } else this.#push(asked.close, this.#forget(name));
     return at;
   }
 
-  #forget(name: string): void {
-    const prepared = this.#statements.get(name);
-    if (prepared === undefined) return;
-    this.#statements.delete(name);
-    this.#statementBytes -= prepared.definition.length;
+  #restoreUnnamed(previous: Unnamed | undefined): void {
+    this.#unnamed = previous;
+    if (this.#session !== undefined) this.#session.unnamedOf = undefined;
   }
 
-  #deallocate(session: PooledSession, { deallocated }: Effects): void {
+  /** @returns how to have it again. */
+  #forget(name: string): About | undefined {
+    const prepared = this.#statements.get(name);
+    if (prepared === undefined) return undefined;
+    this.#statements.delete(name);
+    this.#statementBytes -= prepared.definition.length;
+    return { undo: () => this.#remember(name, prepared) };
+  }
+
+  #remember(name: string, prepared: Prepared): void {
+    if (this.#statements.has(name)) return;
+    this.#statements.set(name, prepared);
+    this.#statementBytes += prepared.definition.length;
+  }
+
+  #deallocate(session: PooledSession, { deallocated }: Effects): About | undefined {
     if (deallocated === undefined) {
+      const forgotten = [...this.#statements];
       this.#statements.clear();
       this.#statementBytes = 0;
       session.statements.clear();
       this.#hasLeftovers = true;
       this.#isTainted = true;
-    } else if (this.#statements.has(deallocated) && this.#isTransactionMode && !this.#isBlind) {
-      // The server knows it by another name, and says what it says of the client's: it gets one of that.
-      this.#push(asked.ourParse);
-      this.#replace(encodeParse(Buffer.from(`${deallocated}\0`, "latin1"), EMPTY_DEFINITION));
-      this.#forget(deallocated);
-    } else this.#forget(deallocated);
+      return { undo: () => forgotten.forEach(([name, prepared]) => this.#remember(name, prepared)) };
+    }
+    const about = this.#forget(deallocated);
+    if (about === undefined || !this.#isTransactionMode || this.#isBlind) return about;
+    // The server knows it by another name, and says what it says of the client's: it gets one of that.
+    const name = Buffer.from(`${deallocated}\0`, "latin1");
+    this.#push(asked.ourClose);
+    this.#push(asked.ourParse);
+    this.#replace(encodeCloseStatement(name), encodeParse(name, EMPTY_DEFINITION));
+    return {
+      undo: () => {
+        this.#isTainted = true; // it has one of that name now, which nobody may find
+        about.undo?.(true);
+      },
+    };
   }
 
   // What statements leave behind.
@@ -680,13 +730,14 @@ export class PooledForwarding implements Holder, Applicant {
     this.#mustRestore = true;
   }
 
-  /** A Parse has failed, or was never read: neither the client nor the server has the statement. */
-  #onFailed(kind: Asked, { prepared, name }: About): void {
-    if (kind !== asked.skippedParse && kind !== asked.bind && kind !== asked.describe) {
+  /** Neither the client nor the server has the statement, or it has it still. */
+  #onFailed(kind: Asked, { prepared, name, undo }: About, wasRead: boolean): void {
+    if (prepared !== undefined && (kind === asked.parse || kind === asked.ourParse)) {
       this.#session?.statements.delete(prepared);
       this.#hasLeftovers = true;
     }
     if (name !== undefined && this.#statements.get(name) === prepared) this.#forget(name);
+    undo?.(wasRead);
   }
 
   // From the server.
@@ -743,6 +794,9 @@ export class PooledForwarding implements Holder, Applicant {
       case backend.parameterStatus:
         this.#learn(bytes, at, end);
         return true;
+      case backend.notificationResponse:
+        // Who listens is pinned: what comes without that is for somebody else.
+        return !this.#isTransactionMode || this.#pinReason !== undefined;
       case backend.copyInResponse:
       case backend.copyBothResponse:
         // What stands behind it already may be dropped by the server: nobody knows how many answers come.
@@ -772,10 +826,10 @@ export class PooledForwarding implements Holder, Applicant {
 
   /** A statement that was prepared for others may not fit any more: nobody uses it again. */
   #onError(body: Buffer): void {
-    const about = this.#answers.nextAbout;
-    if (about === undefined) return;
+    const prepared = this.#answers.nextAbout?.prepared;
+    if (prepared === undefined) return;
     const sqlstate = sqlstateOf(body);
-    if (sqlstate === "0A000" || sqlstate === "26000") this.#services.pool.statements.rename(about.prepared);
+    if (sqlstate === "0A000" || sqlstate === "26000") this.#services.pool.statements.rename(prepared);
   }
 
   #learn(bytes: Buffer, at: number, end: number): void {
@@ -797,10 +851,12 @@ export class PooledForwarding implements Holder, Applicant {
   /** What a client does not read slows down its own server only. */
   #write(bytes: Buffer): void {
     if (!this.client.writable || this.client.write(bytes)) return;
-    const session = this.#session;
-    session?.stream.socket.pause();
+    this.#session?.stream.socket.pause();
+    if (this.#isClientFull) return;
+    this.#isClientFull = true;
     this.client.once("drain", () => {
-      if (this.#session === session && !this.#isClosing) session?.stream.socket.resume();
+      this.#isClientFull = false;
+      if (!this.#isClosing) this.#session?.stream.socket.resume();
     });
   }
 
