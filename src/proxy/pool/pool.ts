@@ -5,7 +5,7 @@
 import type { Config } from "../../config/settings.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import type { Clock } from "../../lib/clock.ts";
-import { Deadline, pause } from "../../lib/deadline.ts";
+import { Deadline, pause, raceAbort } from "../../lib/deadline.ts";
 import { Semaphore } from "../../lib/semaphore.ts";
 import type { Logger } from "../../observe/logger.ts";
 import type { PoolCounts, PoolSize } from "../../observe/pool-metrics.ts";
@@ -74,6 +74,7 @@ export class Pool {
   #sweep: Disposable | undefined;
   #isClosed = false;
   #isPaused = false;
+  readonly #onAllBack: (() => void)[] = [];
 
   constructor(services: PoolServices) {
     const { contextVariables, trackExtraParameters, serverConnectLimit } = services.config;
@@ -203,9 +204,16 @@ export class Pool {
     this.#discard(session, session.isOpen && !session.isClean);
   }
 
-  /** Nobody gets a session any more, until `resume`; resolves when all that are lent are back. */
-  pause(): void {
+  /**
+   * Nobody gets a session any more, until `resume`; whoever asks waits. Idle sessions are closed, so that the server can
+   * be restarted. Resolves when all that are lent are back. @throws whatever aborts `signal`; it is paused all the same.
+   */
+  async pause(signal: AbortSignal): Promise<void> {
     this.#isPaused = true;
+    for (const bucket of this.#buckets.values()) {
+      for (const session of bucket.idle.slice()) if (this.#removeIdle(bucket, session)) this.#discard(session, false);
+    }
+    if (this.#lent.size > 0) await raceAbort(new Promise<void>((resolve) => this.#onAllBack.push(resolve)), signal);
   }
 
   resume(): void {
@@ -345,6 +353,7 @@ export class Pool {
   #unlend(session: PooledSession): void {
     this.#lent.delete(session);
     session.bucket.count(session.tenant, -1);
+    if (this.#lent.size === 0) for (const resolve of this.#onAllBack.splice(0)) resolve();
   }
 
   // What becomes of a session.
@@ -419,7 +428,7 @@ export class Pool {
   #keep(session: PooledSession): void {
     this.#unlend(session);
     const isTooOld = this.#services.clock.now() - session.openedAt > this.#services.config.serverLifetimeMs;
-    if (this.#isClosed || isTooOld || !session.isOpen) this.#discard(session, false);
+    if (this.#isClosed || this.#isPaused || isTooOld || !session.isOpen) this.#discard(session, false);
     else this.#rest(session);
   }
 
