@@ -21,6 +21,7 @@ export function findContradictions(config: Config, originOf: (key: SettingKey) =
     ...clientTlsContradictions(config),
     ...upstreamTlsContradictions(config),
     ...loginContradictions(config),
+    ...tenantContradictions(config),
   ];
   return found.map(([key, text]) => `${originOf(key)}: ${settings[key].name}: ${text}`);
 }
@@ -190,5 +191,15 @@ function* loginContradictions(config: Config): Generator<Contradiction> {
   }
   for (const user of usersOfNetworks(config.allowFrom)) {
     if (!superuserBypass.includes(user)) yield ["allowFrom", `"${user}" is not in superuser_bypass`];
+  }
+}
+
+function* tenantContradictions(config: Config): Generator<Contradiction> {
+  const { tenantAllow, tenantDeny, tenantVariable, contextVariables } = config;
+  if (tenantAllow.length > 0 && tenantDeny.length > 0) {
+    yield ["tenantDeny", "contradicts tenant_allow: list who may connect, or who may not"];
+  }
+  if (tenantVariable !== undefined && !contextVariables.includes(tenantVariable)) {
+    yield ["tenantVariable", `expected one of context_variables: ${contextVariables.join(", ")}`];
   }
 }

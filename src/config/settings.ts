@@ -103,6 +103,18 @@ export const settings = {
     type: optional(folder),
     doc: "Folder for a Unix-domain socket beside the port; not set: none.",
   }),
+  maxClientConn: setting({
+    name: "max_client_conn",
+    group: "Listening",
+    type: optional(integer(1, 1_000_000)),
+    doc: "Most client connections at once. Not set: as many as the system gives.",
+  }),
+  maxClientConnPerAddress: setting({
+    name: "max_client_conn_per_address",
+    group: "Listening",
+    type: optional(integer(1, 1_000_000)),
+    doc: "Most client connections from one address at once, or from one /64 of IPv6. Not set: any.",
+  }),
   tcpKeepalive: setting({
     name: "tcp_keepalive",
     group: "Listening",
@@ -156,7 +168,7 @@ export const settings = {
     default: "app.current_tenant_id",
     aliases: ["context"],
     flag: "context",
-    doc: "Session variables that the user name's values go to; the first one is the tenant.",
+    doc: "Session variables that the user name's values go to; the first one is the tenant, unless tenant_variable names another.",
   }),
   valueSeparator: setting({
     name: "value_separator",
@@ -648,33 +660,35 @@ export const settings = {
     doc: "Most connections of resolver_user for each database.",
   }),
 
+  tenantVariable: setting({
+    name: "tenant_variable",
+    group: "Tenant policy",
+    type: optional(text("one of context_variables")),
+    doc: "The context variable that limits, lists and pools know a tenant by. Not set: the first one.",
+  }),
   tenantAllow: setting({
     name: "tenant_allow",
     group: "Tenant policy",
     type: list("tenants, separated by commas"),
-    notYet: TENANT_POLICY,
-    doc: "Only these tenants may connect.",
+    doc: "Only these tenants may connect; * stands for any characters.",
   }),
   tenantDeny: setting({
     name: "tenant_deny",
     group: "Tenant policy",
     type: list("tenants, separated by commas"),
-    notYet: TENANT_POLICY,
-    doc: "These tenants may not connect.",
+    doc: "These tenants may not connect; * stands for any characters.",
   }),
   tenantMaxConnections: setting({
     name: "tenant_max_connections",
     group: "Tenant policy",
     type: optional(integer(1, 1_000_000)),
-    notYet: TENANT_POLICY,
     doc: "Most connections of a tenant at once.",
   }),
   tenantRateLimit: setting({
     name: "tenant_rate_limit",
     group: "Tenant policy",
     type: optional(integer(1, 1_000_000)),
-    notYet: TENANT_POLICY,
-    doc: "Most new connections of a tenant in a second.",
+    doc: "Most new connections of a tenant in a second, on average; so many may come at once.",
   }),
   tenantQueryTimeoutMs: setting({
     name: "tenant_query_timeout",

@@ -206,6 +206,44 @@ export const catalogue = {
     "The log of pgvpd has the resolver and the cause.",
   ),
 
+  // Limits.
+  client_connections: fatal(
+    "53300",
+    "client",
+    "too many clients: max_client_conn is {limit}",
+    "Connect again later, or close connections that are not used.",
+  ),
+  address_connections: fatal(
+    "53300",
+    "client",
+    'too many connections from host "{host}": max_client_conn_per_address is {limit}',
+    "Connect again later, or close connections that are not used.",
+  ),
+  tenant_denied: fatal(
+    "28000",
+    "tenant",
+    'tenant "{tenant}" may not connect: {reason}',
+    "The settings tenant_allow, tenant_deny and tenants say who may.",
+  ),
+  tenant_connections: fatal(
+    "53300",
+    "tenant",
+    'too many connections of tenant "{tenant}": tenant_max_connections is {limit}',
+    "Close connections that are not used, or give the tenant's clients smaller pools.",
+  ),
+  tenant_rate: fatal(
+    "53300",
+    "tenant",
+    'too many new connections of tenant "{tenant}": tenant_rate_limit is {limit} a second',
+    "Keep connections open instead of connecting for each query, or connect again later.",
+  ),
+  tenant_ended: fatal(
+    "57P01",
+    "tenant",
+    'terminating connection: tenant "{tenant}" may not connect any more: {reason}',
+    "The settings tenant_allow, tenant_deny and tenants say who may.",
+  ),
+
   // The upstream.
   upstream_unreachable: fatal(
     "08001",

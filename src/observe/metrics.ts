@@ -69,6 +69,20 @@ export class Metrics {
     registers: [this.registry],
   });
 
+  /** Of tenant policy: see docs/tenants.md. */
+  readonly tenantRejected = new Counter({
+    name: "pgvpd_tenant_rejected_total",
+    help: "Logins refused by a rule of tenants, by the kind of rule.",
+    labelNames: ["reason"],
+    registers: [this.registry],
+  });
+
+  readonly tenantTimeouts = new Counter({
+    name: "pgvpd_tenant_timeouts_total",
+    help: "Connections ended by tenant_query_timeout.",
+    registers: [this.registry],
+  });
+
   readonly #cancelRequests = new Counter({
     name: "pgvpd_cancel_requests_total",
     help: "CancelRequests received, by what became of them.",
@@ -82,6 +96,10 @@ export class Metrics {
     labelNames: ["code", "blame"],
     registers: [this.registry],
   });
+
+  constructor() {
+    for (const reason of ["deny", "limit", "rate"]) this.tenantRejected.inc({ reason }, 0);
+  }
 
   countError(code: ErrorCode): void {
     this.#errors.inc({ code, blame: catalogue[code].blame });

@@ -8,6 +8,8 @@ import type { Clock } from "../lib/clock.ts";
 import type { TokenBucket } from "../lib/token-bucket.ts";
 import type { Logger } from "../observe/logger.ts";
 import type { Metrics } from "../observe/metrics.ts";
+import type { Admissions } from "./admit/admissions.ts";
+import type { ClientPlaces } from "./admit/client-places.ts";
 import type { Credentials } from "./auth/credentials.ts";
 import type { LoginThrottle } from "./auth/login-throttle.ts";
 import type { ClientTls } from "./client/client-tls.ts";
@@ -30,6 +32,10 @@ export interface ProxyServices {
   readonly upstreamTls: UpstreamTls | undefined;
   /** Who may come from where. */
   readonly networks: AllowedNetworks;
+  /** Counts connections, whoever they are of. */
+  readonly places: ClientPlaces;
+  /** Counts sessions of tenants. */
+  readonly admissions: Admissions;
   readonly throttle: LoginThrottle;
   readonly credentials: Credentials;
   /** Keys that pgvpd logs in upstream with. */

@@ -8,7 +8,9 @@ import { ProxyError } from "../errors/proxy-error.ts";
 import { Deadline } from "../lib/deadline.ts";
 import type { Logger } from "../observe/logger.ts";
 import { describeErrorResponse, encodeErrorResponse } from "../protocol/backend-messages.ts";
+import type { Admission, Admitted } from "./admit/admissions.ts";
 import { authenticate, type Proved } from "./auth/authenticate.ts";
+import type { ClientPlace } from "./admit/client-places.ts";
 import type { ClientConnection } from "./client-connection.ts";
 import { assertAddressAllowed } from "./client/allowed-address.ts";
 import { endPointOf } from "./client/end-point.ts";
@@ -31,7 +33,7 @@ import { Greeting, UpstreamRefusal } from "./upstream/await-ready.ts";
 import { alwaysTo, createCancelKey } from "./upstream/cancel-keys.ts";
 import { forwardCancel } from "./upstream/forward-cancel.ts";
 
-export class Session {
+export class Session implements Admitted {
   state: SessionState = "negotiating";
   readonly #isLocal: boolean;
   readonly #isTlsPort: boolean;
@@ -48,6 +50,8 @@ export class Session {
   /** The client during login. */
   #client: MessageStream | undefined;
   #cancelKey: Disposable | undefined;
+  /** Its place among those of its tenant. */
+  #admission: Admission | undefined;
   /** Of what its context was derived from. */
   #watch: Disposable | undefined;
 
@@ -66,17 +70,20 @@ export class Session {
 
   /** Serves the client until its connection is closed. Never rejects: a bug of ours ends this session alone. */
   async serve(): Promise<void> {
-    const { metrics } = this.#proxy;
+    const { metrics, places } = this.#proxy;
     metrics.connectionsTotal.inc();
     metrics.connectionsActive.inc();
+    using place = places.take(this.#address);
     try {
-      const forwarding = await this.#logIn();
+      if (!place.isHeard) return this.#turnAway(place);
+      const forwarding = await this.#logIn(place);
       if (forwarding !== undefined) await this.#follow(forwarding);
     } catch (failure) {
       await this.#fail(failure);
     } finally {
       this.#cancelKey?.[Symbol.dispose]();
       this.#watch?.[Symbol.dispose]();
+      this.#admission?.[Symbol.dispose]();
       this.#socket.destroy();
       metrics.connectionsActive.dec();
       if (this.state !== "closing") transition(this, "closing");
@@ -89,8 +96,11 @@ export class Session {
     this.#terminate(error);
   }
 
-  async #logIn(): Promise<Forwarding | PooledForwarding | undefined> {
-    const { config, cancelKeys, networks, resolvers } = this.#proxy;
+  /** What holds for its tenant has changed. */
+  onTerms(): void {}
+
+  async #logIn({ refusal }: ClientPlace): Promise<Forwarding | PooledForwarding | undefined> {
+    const { admissions, config, cancelKeys, networks, resolvers } = this.#proxy;
     using deadline = this.#limitLogin();
     const { signal } = deadline;
     const read = (socket: Duplex): MessageStream => this.#readClient(socket, deadline);
@@ -106,6 +116,7 @@ export class Session {
       this.#proxy.metrics.countCancel(await forwardCancel(opening, this.#proxy, signal));
       return undefined;
     }
+    if (refusal !== undefined) throw refusal;
     const claimed = identify(opening, config, resolvers.traits);
     this.#describe(claimed, tls);
     assertAddressAllowed(this.#address, claimed, networks);
@@ -131,6 +142,7 @@ export class Session {
       signal,
     );
     assertDatabaseAllowed(login.identity, config);
+    if (login.identity.kind === "tenant") this.#admission = admissions.admit(login.identity.tenant, this);
     if (login.upstream === undefined) return this.#borrow(login, resolved, client, signal);
     const { identity, upstream, greeting } = login;
 
@@ -250,6 +262,11 @@ export class Session {
     const { loginRole: role, database } = identity;
     const tenant = identity.kind === "tenant" ? { tenant: identity.tenant } : {};
     this.#about = { ...this.#about, role, database, ...tenant, ...(tls !== undefined && { tls }) };
+  }
+
+  /** There are so many connections beyond a limit that not even a CancelRequest is read. */
+  #turnAway({ refusal }: ClientPlace): void {
+    if (refusal !== undefined) this.#report(refusal);
   }
 
   /**

@@ -5,6 +5,7 @@
 import { clientAuthOf, hasUpstreamCredential } from "../config/login-method.ts";
 import { AllowedNetworks } from "../config/networks.ts";
 import type { CodeResolver } from "../config/resolvers-file.ts";
+import { TenantPolicy } from "../config/tenant-policy.ts";
 import type { Config } from "../config/settings.ts";
 import { ProxyError } from "../errors/proxy-error.ts";
 import { systemClock } from "../lib/clock.ts";
@@ -12,6 +13,8 @@ import { Deadline } from "../lib/deadline.ts";
 import { TokenBucket } from "../lib/token-bucket.ts";
 import type { Logger } from "../observe/logger.ts";
 import { Metrics } from "../observe/metrics.ts";
+import { Admissions } from "../proxy/admit/admissions.ts";
+import { ClientPlaces } from "../proxy/admit/client-places.ts";
 import { Resolvers } from "../proxy/context/resolvers.ts";
 import { Seal } from "../proxy/context/seal.ts";
 import { SafeRoles } from "../proxy/context/role-safety.ts";
@@ -41,6 +44,8 @@ export class ProxyServer {
   readonly metrics = new Metrics();
   readonly #config: Config;
   readonly #log: Logger;
+  readonly #places: ClientPlaces;
+  readonly #admissions: Admissions;
   readonly #resolversInCode: readonly CodeResolver[];
   readonly #sessions = new Map<Session, Promise<void>>();
   #listeners: Listener[] = [];
@@ -60,6 +65,11 @@ export class ProxyServer {
     this.#config = config.poolMode === "none" ? config : { ...config, contextInjection: "query" };
     this.#resolversInCode = resolvers;
     this.#log = log;
+    this.#places = new ClientPlaces(config);
+    this.#admissions = new Admissions(new TenantPolicy(config), {
+      clock: systemClock,
+      countRejected: (reason) => this.metrics.tenantRejected.inc({ reason }),
+    });
   }
 
   /** Connections that are open now. */
@@ -106,6 +116,8 @@ export class ProxyServer {
       clientTls: this.#clientTls,
       upstreamTls: this.#upstreamTls,
       networks: new AllowedNetworks(config.allowFrom),
+      places: this.#places,
+      admissions: this.#admissions,
       throttle: new LoginThrottle(systemClock, config.loginThrottleMs),
       credentials: this.#credentials,
       roleDefaults,
@@ -173,6 +185,26 @@ export class ProxyServer {
     for (const take of reloads) take?.();
     this.#roleDefaults?.forget();
     this.#learnDefaults();
+  }
+
+  /**
+   * Ends the sessions of tenants that match, and admits none, until `allowTenant` or the end of the program.
+   *
+   * @param pattern a tenant, or with `*` for any characters.
+   * @param reason which the tenant's clients are told.
+   */
+  denyTenant(pattern: string, reason: string): void {
+    this.#admissions.deny(pattern, reason);
+  }
+
+  /** Takes `denyTenant` of the same pattern back. @returns false where there was none. */
+  allowTenant(pattern: string): boolean {
+    return this.#admissions.allow(pattern);
+  }
+
+  /** What `denyTenant` has denied. */
+  get deniedTenants(): readonly { readonly pattern: string; readonly reason: string }[] {
+    return this.#admissions.denials;
   }
 
   /**

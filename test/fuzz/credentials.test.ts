@@ -4,7 +4,7 @@ import { ConfigError } from "../../src/config/config-error.ts";
 import { formatVerifier } from "../../src/protocol/scram/verifier.ts";
 import { parseCredentialsFile } from "../../src/proxy/auth/credentials-file.ts";
 import { LineError, parseCredentialsLine } from "../../src/proxy/auth/credentials-line.ts";
-import { TenantPattern } from "../../src/proxy/auth/tenant-pattern.ts";
+import { TenantPattern } from "../../src/config/tenant-pattern.ts";
 import { FUZZ_RUNS, fuzz, type SeededRandom } from "../support/seeded-random.ts";
 
 const RUNS = Math.ceil(FUZZ_RUNS * 0.1);

@@ -21,6 +21,8 @@ const defaults: Partial<Config> = {
   clientTlsSslmode: "allow",
   clientCertMap: "tenant",
   handshakeTimeoutMs: 30_000,
+  tenantAllow: [],
+  tenantDeny: [],
   halfCloseTimeoutMs: 30_000,
   tcpKeepalive: false,
   tcpKeepidleMs: 60_000,

@@ -8,8 +8,11 @@ import { pino } from "pino";
 import { expect, onTestFinished } from "vitest";
 import { AllowedNetworks } from "../../src/config/networks.ts";
 import type { Config } from "../../src/config/settings.ts";
+import { TenantPolicy } from "../../src/config/tenant-policy.ts";
 import { TokenBucket } from "../../src/lib/token-bucket.ts";
 import { Metrics } from "../../src/observe/metrics.ts";
+import { Admissions } from "../../src/proxy/admit/admissions.ts";
+import { ClientPlaces } from "../../src/proxy/admit/client-places.ts";
 import { Credentials } from "../../src/proxy/auth/credentials.ts";
 import type { CredentialsFile } from "../../src/proxy/auth/credentials-file.ts";
 import { LoginThrottle } from "../../src/proxy/auth/login-throttle.ts";
@@ -93,8 +96,14 @@ export class Wire {
       keyCache: new KeyCache(),
       log: pino({ level: "trace", formatters: { level: (level) => ({ level }) } }, { write }),
     };
+    const metrics = new Metrics();
     this.services = {
       ...login,
+      places: new ClientPlaces(this.config),
+      admissions: new Admissions(new TenantPolicy(this.config), {
+        clock: this.clock,
+        countRejected: (reason) => metrics.tenantRejected.inc({ reason }),
+      }),
       clientTls: options.clientTls,
       upstreamTls: undefined,
       networks: new AllowedNetworks(this.config.allowFrom),
@@ -107,7 +116,7 @@ export class Wire {
       resolvers: new Resolvers(this.config, [], { ...login, metrics: new Metrics() }),
       pool: undefined,
       seal: options.seal,
-      metrics: new Metrics(),
+      metrics,
       directRead: false,
     };
     process.on("unhandledRejection", this.#onRejection);
@@ -175,6 +184,9 @@ export class Wire {
     expect(this.#sockets.filter(({ destroyed }) => !destroyed).length, "sockets that are still open").toBe(0);
     expect(this.#rejections, "rejections that nobody handled").toEqual([]);
     expect(await this.metric("pgvpd_connections_active")).toBe(0);
+    this.clock.advance(1_000);
+    expect(this.services.admissions.size, "tenants that are still counted").toBe(0);
+    expect(this.services.places.size, "connections that are still counted").toBe(0);
     expect(JSON.stringify(this.log)).not.toMatch(/correct horse|client-nonce|server-nonce|md5[0-9a-f]{32}/);
   }
 

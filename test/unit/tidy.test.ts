@@ -19,6 +19,7 @@ const LAYERS: readonly (readonly string[])[] = [
     "proxy/client",
     "proxy/tenant",
     "proxy/auth",
+    "proxy/admit",
     "proxy/upstream",
     "proxy/context",
     "proxy/pool",

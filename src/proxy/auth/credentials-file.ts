@@ -15,7 +15,7 @@ import { Secret } from "../../config/secret.ts";
 import type { Config } from "../../config/settings.ts";
 import { parseVerifier, SCRAM_SHA_256, type ScramVerifier } from "../../protocol/scram/verifier.ts";
 import { LineError, parseCredentialsLine } from "./credentials-line.ts";
-import type { TenantPattern } from "./tenant-pattern.ts";
+import type { TenantPattern } from "../../config/tenant-pattern.ts";
 
 const MAX_LINES = 1_000_000;
 /** A login that no exact value fits looks at each pattern of its role. */

@@ -6,7 +6,7 @@
  * Inside quotes `""` is a quote. A value of `tenants=` may be quoted as a whole or in part, for a space, a comma or a `*`
  * that is meant as it stands. What looks like a slip of `tenants=` is refused: the line would be for every tenant.
  */
-import { TenantPattern } from "./tenant-pattern.ts";
+import { TenantPattern } from "../../config/tenant-pattern.ts";
 
 export interface CredentialsLine {
   readonly name: string;

@@ -14,6 +14,7 @@ type IdentityConfig = Pick<
   | "tenantSeparator"
   | "valueSeparator"
   | "contextVariables"
+  | "tenantVariable"
   | "superuserBypass"
   | "loginRoles"
   | "setRole"
@@ -60,7 +61,7 @@ export function identify(
     user,
     loginRole: role,
     targetRole: config.setRole ?? role,
-    tenant: (context[0] as ContextValue).value,
+    tenant: (context[tenantIndex(config)] as ContextValue).value,
     context,
     derived: resolvers.variables,
     database: effectiveDatabase,
@@ -94,8 +95,9 @@ function splitUserName(user: string, config: IdentityConfig): { role: string; co
       params: { ...params, expected: contextVariables.length, actual: values.length },
     });
   }
-  if (values[0] === "") {
-    throw new ProxyError("tenant_empty", { params: { ...params, variable: contextVariables[0] ?? "" } });
+  const tenantAt = tenantIndex(config);
+  if (rest === "" || values[tenantAt] === "") {
+    throw new ProxyError("tenant_empty", { params: { ...params, variable: contextVariables[tenantAt] ?? "" } });
   }
   return {
     role: user.slice(0, at),
@@ -110,6 +112,11 @@ export function assertDatabaseAllowed(
 ): void {
   if (kind === "bypass" || allowDatabases.length === 0 || allowDatabases.includes(database)) return;
   throw new ProxyError("database_not_allowed", { params: { database } });
+}
+
+/** Which of the context variables is the tenant. */
+function tenantIndex({ contextVariables, tenantVariable }: IdentityConfig): number {
+  return tenantVariable === undefined ? 0 : contextVariables.indexOf(tenantVariable);
 }
 
 /** How a user name of this configuration looks: `app_user.<current_tenant_id>`. */

@@ -25,7 +25,7 @@ export interface TenantIdentity {
   readonly loginRole: string;
   /** The role whose rights the session has: `set_role`, or the login role. */
   readonly targetRole: string;
-  /** The isolation unit: the value of the first context variable. Never empty. */
+  /** The isolation unit: the value of tenant_variable, or of the first context variable. Never empty. */
   readonly tenant: string;
   readonly context: readonly ContextValue[];
   /** Variables that resolvers set. */

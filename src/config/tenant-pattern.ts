@@ -1,5 +1,5 @@
 /**
- * The tenants that a line of `credentials_file` is for: exact values, and patterns in which `*` is any run of characters,
+ * The tenants that a setting or a line of a file is for: exact values, and patterns in which `*` is any run of characters,
  * an empty one too, and everything else is itself. Case counts.
  */
 
@@ -9,6 +9,11 @@ export class TenantPattern {
 
   constructor(parts: readonly string[]) {
     this.parts = parts;
+  }
+
+  /** Of text in which every `*` is one. */
+  static of(text: string): TenantPattern {
+    return new TenantPattern(text.split("*"));
   }
 
   get isExact(): boolean {
