@@ -37,6 +37,15 @@ export interface Proxy {
   drain(): Promise<void>;
   /** Accepts no more and ends every session now (57P01). Resolves when nothing is open. */
   stop(): Promise<void>;
+  /**
+   * Ends the sessions of tenants that match, and admits none of them until `allowTenant`.
+   *
+   * @param pattern a tenant; `*` stands for any characters.
+   * @param reason which the tenant's clients are told.
+   */
+  denyTenant(pattern: string, reason: string): void;
+  /** Takes back `denyTenant` of the same pattern. @returns false where there was none. */
+  allowTenant(pattern: string): boolean;
   /** Client connections that are open. */
   readonly sessionCount: number;
   /** The metrics of this proxy: `await proxy.metrics.metrics()` is the Prometheus text. */
@@ -57,6 +66,8 @@ export function createProxy(settings: SettingValues = {}, options: ProxyOptions 
     start: () => server.start(),
     drain: () => server.drain(),
     stop: () => server.closeNow(),
+    denyTenant: (pattern, reason) => server.denyTenant(pattern, reason),
+    allowTenant: (pattern) => server.allowTenant(pattern),
     get sessionCount() {
       return server.sessionCount;
     },

@@ -91,7 +91,7 @@ const ONLY_WITH: readonly {
     isThere: ({ resolverUser }) => resolverUser !== undefined,
   },
   {
-    keys: ["tenantPoolSize", "idleTransactionTimeoutMs", "maintenanceUser"],
+    keys: ["tenantPoolSize", "maintenanceUser"],
     needed: "pool_mode = session or transaction",
     isThere: ({ poolMode }) => poolMode !== "none",
   },

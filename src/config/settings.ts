@@ -76,8 +76,6 @@ const secret: SettingType<Secret | undefined> = {
   parse: (value) => (value === "" ? undefined : new Secret(value)),
 };
 
-const TENANT_POLICY = "limits and lists of tenants";
-
 export const settings = {
   port: setting({
     name: "port",
@@ -588,12 +586,6 @@ export const settings = {
       "search_path, statement_timeout, lock_timeout, idle_in_transaction_session_timeout, extra_float_digits, bytea_output, client_min_messages, default_transaction_isolation, default_transaction_deferrable, jit, work_mem",
     doc: "Settings besides those that PostgreSQL reports whose SET follows the client in transaction mode.",
   }),
-  idleTransactionTimeoutMs: setting({
-    name: "idle_transaction_timeout",
-    group: "Pool",
-    type: optional(seconds(0, 86_400)),
-    doc: "Seconds that a client may keep a pooled connection waiting inside of a transaction. 0: any. Not set: 60 with pool_mode = transaction.",
-  }),
   maintenanceUser: setting({
     name: "maintenance_user",
     group: "Pool",
@@ -693,9 +685,33 @@ export const settings = {
   tenantQueryTimeoutMs: setting({
     name: "tenant_query_timeout",
     group: "Tenant policy",
-    type: optional(timeout),
-    notYet: TENANT_POLICY,
-    doc: "Seconds of silence after which a connection is ended.",
+    type: optional(seconds(0, 86_400)),
+    aliases: ["tenant_idle_timeout"],
+    doc: "Seconds without a byte in either direction after which a tenant's connection is ended (57P05).",
+  }),
+  queryTimeoutMs: setting({
+    name: "query_timeout",
+    group: "Tenant policy",
+    type: optional(seconds(0, 86_400)),
+    doc: "Seconds that a tenant's query may run: then it is cancelled and the connection ended (57014).",
+  }),
+  transactionTimeoutMs: setting({
+    name: "transaction_timeout",
+    group: "Tenant policy",
+    type: optional(seconds(0, 86_400)),
+    doc: "Seconds that a tenant's transaction may last (25P04).",
+  }),
+  idleTransactionTimeoutMs: setting({
+    name: "idle_transaction_timeout",
+    group: "Tenant policy",
+    type: optional(seconds(0, 86_400)),
+    doc: "Seconds that a tenant's client may keep the server waiting inside of a transaction (25P03). 0: any. Not set: 60 with pool_mode = transaction.",
+  }),
+  clientIdleTimeoutMs: setting({
+    name: "client_idle_timeout",
+    group: "Tenant policy",
+    type: optional(seconds(0, 86_400)),
+    doc: "Seconds that a tenant's client may be idle outside of a transaction (57P05).",
   }),
 
   adminPort: setting({

@@ -288,6 +288,30 @@ export const catalogue = {
     "terminating connection due to idle-in-transaction timeout",
     "idle_transaction_timeout is {seconds} s: commit or roll back sooner.",
   ),
+  query_timeout: fatal(
+    "57014",
+    "tenant",
+    "canceling statement due to query_timeout: it has run for {seconds} s",
+    "Make the query faster, or ask the operator for a higher query_timeout.",
+  ),
+  transaction_timeout: fatal(
+    "25P04",
+    "tenant",
+    "terminating connection due to transaction timeout",
+    "transaction_timeout is {seconds} s: commit or roll back sooner.",
+  ),
+  client_idle: fatal(
+    "57P05",
+    "client",
+    "terminating connection due to idle-session timeout",
+    "client_idle_timeout is {seconds} s.",
+  ),
+  silence_timeout: fatal(
+    "57P05",
+    "client",
+    "terminating connection: there was no byte in either direction for {seconds} s",
+    "The setting tenant_query_timeout says how long that may be.",
+  ),
   unknown_message: fatal("08P01", "client", "invalid frontend message type {type}"),
   query_canceled: {
     sqlstate: "57014",

@@ -6,13 +6,36 @@
  */
 import { MAX_MESSAGE_LENGTH } from "./limits.ts";
 
+/** Messages that somebody wants to hear of. */
+export interface Watch {
+  /** 1 for each type byte that is wanted. */
+  readonly types: Uint8Array;
+  /**
+   * A message has begun.
+   *
+   * @param first the first byte of its body; -1 where it has none.
+   */
+  onMessage(type: number, first: number): void;
+}
+
+const NOTHING_WATCHED: Watch = { types: new Uint8Array(256), onMessage: () => {} };
+
 export class BoundaryScanner {
+  readonly #watch: Watch;
+  readonly #watched: Uint8Array;
+  /** The message that has begun is watched, and the first byte of its body is still to come. */
+  #awaitsFirst = false;
   /** Bytes of the current message's body that are still to come. */
   #bodyLeft = 0;
   /** How many of the current message's 5 header bytes are there, while they are cut apart by a chunk's end. */
   #headerLength = 0;
   #lengthField = 0;
   #type = 0;
+
+  constructor(watch: Watch = NOTHING_WATCHED) {
+    this.#watch = watch;
+    this.#watched = watch.types;
+  }
 
   /** Type byte of the message that began last; 0 before the first. */
   get lastType(): number {
@@ -37,6 +60,7 @@ export class BoundaryScanner {
    */
   advance(chunk: Uint8Array, length: number): boolean {
     const cutHeaderLength = this.#headerLength;
+    if (this.#awaitsFirst && length > 0) this.#tell(chunk[0] as number);
     let at = this.#bodyLeft;
     if (at > length) {
       this.#bodyLeft = at - length;
@@ -53,7 +77,9 @@ export class BoundaryScanner {
         ((chunk[at + 3] as number) << 8) |
         (chunk[at + 4] as number);
       if (field < 4 || field > MAX_MESSAGE_LENGTH) return this.#lose(cutHeaderLength);
-      this.#type = chunk[at] as number;
+      const type = chunk[at] as number;
+      this.#type = type;
+      if (this.#watched[type] === 1) this.#tellOf(field, chunk, at + 5, length);
       at += field + 1;
     }
     if (at >= length) {
@@ -62,6 +88,17 @@ export class BoundaryScanner {
     }
     this.#bodyLeft = 0;
     return this.#finishHeader(chunk, at, length) >= 0;
+  }
+
+  #tellOf(field: number, chunk: Uint8Array, bodyAt: number, length: number): void {
+    if (field === 4) this.#tell(-1);
+    else if (bodyAt < length) this.#tell(chunk[bodyAt] as number);
+    else this.#awaitsFirst = true;
+  }
+
+  #tell(first: number): void {
+    this.#awaitsFirst = false;
+    this.#watch.onMessage(this.#type, first);
   }
 
   #lose(cutHeaderLength: number): false {
@@ -83,6 +120,7 @@ export class BoundaryScanner {
       if (this.#headerLength === 5) {
         this.#headerLength = 0;
         if (this.#lengthField < 4 || this.#lengthField > MAX_MESSAGE_LENGTH) return -1;
+        if (this.#watched[this.#type] === 1) this.#tellOf(this.#lengthField, chunk, at, length);
         return at + this.#lengthField - 4;
       }
     }

@@ -57,3 +57,10 @@ export const authentication = {
 
 /** Transaction status in ReadyForQuery: idle, outside of a transaction. */
 export const IDLE = 0x49;
+
+/** A table with 1 for each of these types. */
+export function tableOf(types: readonly number[]): Uint8Array {
+  const table = new Uint8Array(256);
+  for (const type of types) table[type] = 1;
+  return table;
+}

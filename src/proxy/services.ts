@@ -5,6 +5,7 @@
 import type { AllowedNetworks } from "../config/networks.ts";
 import type { Config } from "../config/settings.ts";
 import type { Clock } from "../lib/clock.ts";
+import type { TimerWheel } from "../lib/timer-wheel.ts";
 import type { TokenBucket } from "../lib/token-bucket.ts";
 import type { Logger } from "../observe/logger.ts";
 import type { Metrics } from "../observe/metrics.ts";
@@ -26,6 +27,8 @@ import type { UpstreamTls } from "./upstream/upstream-tls.ts";
 export interface ProxyServices {
   readonly config: Config;
   readonly clock: Clock;
+  /** Looks at the sessions that have timers. */
+  readonly wheel: TimerWheel;
   /** Undefined where no certificate is configured. */
   readonly clientTls: ClientTls | undefined;
   /** Undefined where `upstream_tls` is off. */

@@ -4,6 +4,7 @@
  * still hear it, sent. A session never touches another one.
  */
 import type { Duplex } from "node:stream";
+import type { TenantTerms } from "../config/tenant-policy.ts";
 import { ProxyError } from "../errors/proxy-error.ts";
 import { Deadline } from "../lib/deadline.ts";
 import type { Logger } from "../observe/logger.ts";
@@ -21,6 +22,7 @@ import { injectContext } from "./context/inject-context.ts";
 import type { ResolvedContext } from "./context/resolvers.ts";
 import { Forwarding, type ForwardEvents } from "./forward/forward.ts";
 import { PooledForwarding } from "./forward/pooled-forwarding.ts";
+import { SessionTimers, type TimedSession } from "./forward/timers.ts";
 import { MessageStream, PeerGone } from "./message-stream.ts";
 import { Borrower } from "./pool/borrower.ts";
 import type { Pool } from "./pool/pool.ts";
@@ -30,8 +32,10 @@ import { transition, type SessionState } from "./session-state.ts";
 import { assertDatabaseAllowed, identify, withLoginRole } from "./tenant/identify.ts";
 import type { Identity } from "./tenant/identity.ts";
 import { Greeting, UpstreamRefusal } from "./upstream/await-ready.ts";
-import { alwaysTo, createCancelKey } from "./upstream/cancel-keys.ts";
-import { forwardCancel } from "./upstream/forward-cancel.ts";
+import { alwaysTo, createCancelKey, type CancelSubject } from "./upstream/cancel-keys.ts";
+import { forwardCancel, sendCancel } from "./upstream/forward-cancel.ts";
+
+const CANCEL_LIMIT_MS = 5_000;
 
 export class Session implements Admitted {
   state: SessionState = "negotiating";
@@ -52,6 +56,7 @@ export class Session implements Admitted {
   #cancelKey: Disposable | undefined;
   /** Its place among those of its tenant. */
   #admission: Admission | undefined;
+  #timers: SessionTimers | undefined;
   /** Of what its context was derived from. */
   #watch: Disposable | undefined;
 
@@ -83,6 +88,7 @@ export class Session implements Admitted {
     } finally {
       this.#cancelKey?.[Symbol.dispose]();
       this.#watch?.[Symbol.dispose]();
+      this.#timers?.[Symbol.dispose]();
       this.#admission?.[Symbol.dispose]();
       this.#socket.destroy();
       metrics.connectionsActive.dec();
@@ -97,7 +103,9 @@ export class Session implements Admitted {
   }
 
   /** What holds for its tenant has changed. */
-  onTerms(): void {}
+  onTerms({ timeouts }: TenantTerms): void {
+    this.#timers?.use(timeouts);
+  }
 
   async #logIn({ refusal }: ClientPlace): Promise<Forwarding | PooledForwarding | undefined> {
     const { admissions, config, cancelKeys, networks, resolvers } = this.#proxy;
@@ -154,14 +162,15 @@ export class Session implements Admitted {
       await injectContext(upstream.stream, identity, resolved.context, greeting, this.#proxy, signal);
     }
     signal.throwIfAborted();
+    let subject: CancelSubject | undefined;
     if (greeting.key !== undefined) {
-      const target = alwaysTo({ address: upstream.address, key: greeting.key });
-      this.#cancelKey = cancelKeys.register(greeting.key, target);
+      subject = alwaysTo({ address: upstream.address, key: greeting.key });
+      this.#cancelKey = cancelKeys.register(greeting.key, subject);
     }
     this.#releaseClient(client);
     const { socket, unread } = upstream.handOver();
     const forwarding = new Forwarding(this.#socket, socket, this.#proxy, this.#events);
-    this.#forward(forwarding);
+    this.#forward(forwarding, subject);
     forwarding.start(greeting.encode(), unread);
     return forwarding;
   }
@@ -188,7 +197,7 @@ export class Session implements Admitted {
     const services = { ...this.#proxy, pool, countPin: (reason: PinReason) => metrics.poolPins.inc({ reason }) };
     const forwarding = new PooledForwarding(this.#socket, session, borrower, services, this.#events);
     this.#cancelKey = cancelKeys.register(key, forwarding.cancelSubject);
-    this.#forward(forwarding);
+    this.#forward(forwarding, forwarding.cancelSubject);
     forwarding.start(greeting.encode());
     return forwarding;
   }
@@ -207,10 +216,35 @@ export class Session implements Admitted {
     },
   };
 
-  #forward(forwarding: Forwarding | PooledForwarding): void {
+  #forward(forwarding: Forwarding | PooledForwarding, subject: CancelSubject | undefined): void {
     transition(this, "forwarding");
     this.#socket = forwarding.client;
     this.#terminate = (error) => forwarding.terminate(error);
+    this.#startTimers(forwarding, subject);
+  }
+
+  /** Those of its tenant; who is in superuser_bypass has none. */
+  #startTimers(forwarding: Forwarding | PooledForwarding, subject: CancelSubject | undefined): void {
+    if (this.#admission === undefined) return;
+    const session: TimedSession = {
+      get activity() {
+        return forwarding.activity;
+      },
+      expire: (error, isBusy) => {
+        if (error.code === "silence_timeout") this.#proxy.metrics.tenantTimeouts.inc();
+        if (isBusy) void this.#cancelQuery(subject);
+        forwarding.terminate(error);
+      },
+    };
+    this.#timers = new SessionTimers(session, this.#proxy);
+    this.#timers.use(this.#admission.terms.timeouts);
+  }
+
+  /** The server is told to stop what it does for the session, which it would notice late otherwise. */
+  async #cancelQuery(subject: CancelSubject | undefined): Promise<void> {
+    using held = subject?.hold();
+    if (held !== undefined)
+      await sendCancel(held.target, this.#proxy, AbortSignal.timeout(CANCEL_LIMIT_MS)).catch(() => {});
   }
 
   /** Waits for the end of a session that forwards, and tells of its beginning and its end. */

@@ -10,6 +10,7 @@ import type { Config } from "../config/settings.ts";
 import { ProxyError } from "../errors/proxy-error.ts";
 import { systemClock } from "../lib/clock.ts";
 import { Deadline } from "../lib/deadline.ts";
+import { TimerWheel } from "../lib/timer-wheel.ts";
 import { TokenBucket } from "../lib/token-bucket.ts";
 import type { Logger } from "../observe/logger.ts";
 import { Metrics } from "../observe/metrics.ts";
@@ -113,6 +114,7 @@ export class ProxyServer {
     }
     const services: ProxyServices = {
       ...login,
+      wheel: new TimerWheel(systemClock),
       clientTls: this.#clientTls,
       upstreamTls: this.#upstreamTls,
       networks: new AllowedNetworks(config.allowFrom),

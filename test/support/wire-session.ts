@@ -9,6 +9,7 @@ import { expect, onTestFinished } from "vitest";
 import { AllowedNetworks } from "../../src/config/networks.ts";
 import type { Config } from "../../src/config/settings.ts";
 import { TenantPolicy } from "../../src/config/tenant-policy.ts";
+import { TimerWheel } from "../../src/lib/timer-wheel.ts";
 import { TokenBucket } from "../../src/lib/token-bucket.ts";
 import { Metrics } from "../../src/observe/metrics.ts";
 import { Admissions } from "../../src/proxy/admit/admissions.ts";
@@ -99,6 +100,7 @@ export class Wire {
     const metrics = new Metrics();
     this.services = {
       ...login,
+      wheel: new TimerWheel(this.clock),
       places: new ClientPlaces(this.config),
       admissions: new Admissions(new TenantPolicy(this.config), {
         clock: this.clock,

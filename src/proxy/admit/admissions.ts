@@ -20,6 +20,7 @@ export interface Admitted {
 
 /** A session's place among those of its tenant, until it is disposed of; a second time does nothing. */
 export interface Admission extends Disposable {
+  /** What holds now. */
   readonly terms: TenantTerms;
 }
 
@@ -74,8 +75,7 @@ export class Admissions {
   /** @throws ProxyError tenant_denied (28000), tenant_connections or tenant_rate (53300): then nothing is kept. */
   admit(tenant: string, session: Admitted): Admission {
     const name = canonicalTenant(tenant);
-    const terms = this.#termsOf(name);
-    const { denied, maxConnections, rateLimit } = terms;
+    const { denied, maxConnections, rateLimit } = this.#termsOf(name);
     if (denied !== undefined) throw this.#reject("deny", "tenant_denied", { tenant, reason: denied });
     const sessions = this.#sessions.get(name) ?? new Set();
     if (maxConnections !== undefined && sessions.size >= maxConnections) {
@@ -86,7 +86,13 @@ export class Admissions {
     }
     sessions.add(session);
     this.#sessions.set(name, sessions);
-    return { terms, [Symbol.dispose]: () => this.#release(name, session) };
+    const now = (): TenantTerms => this.#termsOf(name);
+    return {
+      get terms() {
+        return now();
+      },
+      [Symbol.dispose]: () => this.#release(name, session),
+    };
   }
 
   /**

@@ -9,7 +9,9 @@ import { ProxyError } from "../../errors/proxy-error.ts";
 import type { Clock } from "../../lib/clock.ts";
 import { encodeErrorResponse } from "../../protocol/backend-messages.ts";
 import { backend, frontend } from "../../protocol/message-types.ts";
+import type { Activity } from "./activity.ts";
 import { OneWay } from "./one-way.ts";
+import { Turns } from "./turns.ts";
 
 const NOTHING = Buffer.alloc(0);
 
@@ -33,6 +35,7 @@ export interface ForwardEvents {
 export class Forwarding {
   readonly #fromClient: OneWay;
   readonly #fromUpstream: OneWay;
+  readonly #turns: Turns;
   readonly #services: ForwardServices;
   readonly #events: ForwardEvents;
   /** Resolves when both sockets are closed: with the error that ended the session, or nothing. */
@@ -51,8 +54,10 @@ export class Forwarding {
       this.#resolve = resolve;
     });
     const { directRead } = services;
-    this.#fromClient = new OneWay(client, directRead, "message_length", this.#onFailure);
-    this.#fromUpstream = new OneWay(upstream, directRead, "upstream_stream", this.#onFailure);
+    this.#turns = new Turns(() => ({ client: this.#fromClient.chunks, upstream: this.#fromUpstream.chunks }));
+    const { fromClient, fromUpstream } = this.#turns;
+    this.#fromClient = new OneWay(client, directRead, "message_length", this.#onFailure, fromClient);
+    this.#fromUpstream = new OneWay(upstream, directRead, "upstream_stream", this.#onFailure, fromUpstream);
     this.#watch();
   }
 
@@ -62,6 +67,10 @@ export class Forwarding {
 
   get upstream(): Duplex {
     return this.#fromUpstream.source;
+  }
+
+  get activity(): Activity {
+    return this.#turns.activity;
   }
 
   /** Bytes read from either side since the connection was opened, where the socket counts them. */

@@ -4,7 +4,7 @@
  * not read until it has: memory is bounded by one read, and what a client does not read slows down its own server only.
  */
 import type { Duplex } from "node:stream";
-import { BoundaryScanner } from "../../protocol/boundary-scanner.ts";
+import { BoundaryScanner, type Watch } from "../../protocol/boundary-scanner.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import type { ErrorCode } from "../../errors/catalogue.ts";
 import { moveToDirectRead } from "../socket/direct-read.ts";
@@ -12,12 +12,13 @@ import { moveToDirectRead } from "../socket/direct-read.ts";
 const NOTHING = Buffer.alloc(0);
 
 export class OneWay {
-  readonly scanner = new BoundaryScanner();
+  readonly scanner: BoundaryScanner;
+  /** Counts what was read: whether it has changed says whether anything has come. */
+  chunks = 0;
   #source: Duplex;
   #destination: Duplex | undefined;
   readonly #invalidCode: ErrorCode;
   readonly #onFailure: (failure: unknown) => void;
-  readonly #beforePassing: ((bytes: Uint8Array, length: number) => number) | undefined;
   #isDiscarding = false;
 
   /**
@@ -25,16 +26,16 @@ export class OneWay {
    *
    * @param onFailure called once, when the source breaks the framing (a ProxyError `invalidCode`) or something throws;
    *   nothing more is passed on then.
-   * @param beforePassing sees bytes whose boundaries have been followed, and says how many of them are passed on.
+   * @param watch messages of the source that are told of.
    */
   constructor(
     source: Duplex,
     directRead: boolean,
     invalidCode: ErrorCode,
     onFailure: (failure: unknown) => void,
-    beforePassing?: (bytes: Uint8Array, length: number) => number,
+    watch?: Watch,
   ) {
-    this.#beforePassing = beforePassing;
+    this.scanner = new BoundaryScanner(watch);
     this.#invalidCode = invalidCode;
     this.#onFailure = onFailure;
     const moved = directRead ? moveToDirectRead(source, this.#onBytes) : undefined;
@@ -85,10 +86,9 @@ export class OneWay {
   };
 
   /** Returns whether the source may be read on, that is, whether nothing refers to `bytes` any more. */
-  #pass(bytes: Uint8Array, received: number): boolean {
-    if (!this.scanner.advance(bytes, received)) throw new ProxyError(this.#invalidCode);
-    const length = this.#beforePassing === undefined ? received : this.#beforePassing(bytes, received);
-    if (length === 0) return true;
+  #pass(bytes: Uint8Array, length: number): boolean {
+    this.chunks += 1;
+    if (!this.scanner.advance(bytes, length)) throw new ProxyError(this.#invalidCode);
     const destination = this.#destination as Duplex;
     if (!destination.writable) return true;
     destination.write(length === bytes.length ? bytes : bytes.subarray(0, length));

@@ -9,7 +9,7 @@ import type { Config } from "../../config/settings.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import type { Clock } from "../../lib/clock.ts";
 import { encodeErrorResponse, sqlstateOf } from "../../protocol/backend-messages.ts";
-import { backend, frontend, IDLE } from "../../protocol/message-types.ts";
+import { backend, frontend, IDLE, tableOf } from "../../protocol/message-types.ts";
 import { encodeMessage } from "../../protocol/message.ts";
 import { MAX_MESSAGE_LENGTH } from "../../protocol/limits.ts";
 import type { Borrower } from "../pool/borrower.ts";
@@ -20,6 +20,7 @@ import { encodeCloseStatement, encodeParse, type Prepared } from "../pool/prepar
 import { effects, type Effects, type PinReason } from "../pool/sql-effects.ts";
 import { UpstreamRefusal } from "../upstream/await-ready.ts";
 import type { CancelSubject, HeldTarget } from "../upstream/cancel-keys.ts";
+import type { Activity } from "./activity.ts";
 import { asked, ExpectedAnswers, type About, type Asked } from "./expected-answers.ts";
 import type { ForwardEvents } from "./forward.ts";
 
@@ -146,7 +147,11 @@ export class PooledForwarding implements Holder, Applicant {
   #mustRestore = false;
   readonly #resetNames: string[] = [];
   #settings: { readonly name: string; readonly value: string | undefined }[] = [];
-  #lastActivity = 0;
+  #clientReads = 0;
+  #upstreamReads = 0;
+  #readies = 0;
+  #transactions = 0;
+  #clientReadsAtReady = 0;
 
   /** @param first the session that the client has logged in with. */
   constructor(
@@ -217,6 +222,7 @@ export class PooledForwarding implements Holder, Applicant {
 
   onUpstreamBytes(bytes: Buffer): boolean {
     if (this.#isClosing) return true;
+    this.#upstreamReads += 1;
     try {
       this.#readServer(this.#serverTail === undefined ? bytes : Buffer.concat([this.#serverTail, bytes]));
     } catch (failure) {
@@ -232,14 +238,24 @@ export class PooledForwarding implements Holder, Applicant {
     else this.terminate(new ProxyError("upstream_lost"));
   }
 
-  idleInTransactionMs(now: number): number {
-    const isIdle = this.#session !== undefined && (this.#answers.size === 0 || this.#isInCopy) && !this.#mustRestore;
-    const isInside = this.#status !== IDLE || this.#isUnsynced || this.#isInCopy || this.#clientLeft > 0;
-    return isIdle && isInside ? now - this.#lastActivity : 0;
+  get activity(): Activity {
+    return {
+      state: this.#activityState,
+      clientReads: this.#clientReads,
+      upstreamReads: this.#upstreamReads,
+      // Before a Sync each answer is one on its own.
+      answers: this.#readies + (this.#isUnsynced ? this.#upstreamReads : 0),
+      transactions: this.#transactions,
+    };
   }
 
-  onIdleTooLong(seconds: number): void {
-    this.terminate(new ProxyError("idle_transaction", { params: { seconds } }));
+  get #activityState(): Activity["state"] {
+    if (this.#session === undefined) return this.#isStalled || this.#request !== undefined ? "waiting" : "idle";
+    if (this.#isInCopy) return "held";
+    const isAnswered = this.#isBlind ? this.#clientReads === this.#clientReadsAtReady : this.#answers.size === 0;
+    if (!isAnswered) return "busy";
+    if (this.#mustRestore) return "waiting";
+    return this.#status !== IDLE || this.#isUnsynced || this.#clientLeft > 0 ? "held" : "idle";
   }
 
   // From the client.
@@ -254,7 +270,7 @@ export class PooledForwarding implements Holder, Applicant {
 
   readonly #onClientBytes = (bytes: Buffer): void => {
     if (this.#isClosing) return;
-    this.#lastActivity = this.#services.clock.now();
+    this.#clientReads += 1;
     if (this.#isStalled) {
       this.#held = this.#held === undefined ? Buffer.from(bytes) : Buffer.concat([this.#held, bytes]);
       return;
@@ -815,6 +831,9 @@ export class PooledForwarding implements Holder, Applicant {
         this.#isInCopy = false; // what a client sends of a COPY may have come before the server asked for it
         this.#status = bytes[at + HEADER_BYTES] as number;
         this.#hasNewReady = true;
+        this.#readies += 1;
+        if (this.#status === IDLE) this.#transactions += 1;
+        this.#clientReadsAtReady = this.#clientReads;
         break;
       default:
     }
@@ -924,7 +943,6 @@ export class PooledForwarding implements Holder, Applicant {
     this.#isTainted = false;
     this.#hasLeftovers = false;
     this.#serverSaidFatal = false;
-    this.#lastActivity = this.#services.clock.now();
     if (session.reported !== this.#lastReported) {
       this.#tell(session);
       this.#lastReported = session.reported;
@@ -1086,12 +1104,6 @@ function endOfString(bytes: Buffer, at: number, end: number): number {
 function refusal({ pinReason }: Effects): string {
   const what = pinReason ?? "set";
   return `DO $pgvpd$BEGIN RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = 'session state is refused in transaction mode (${what})', HINT = 'SET LOCAL inside of the transaction works; session_state = follow or pin allows the rest.'; END$pgvpd$`;
-}
-
-function tableOf(types: readonly number[]): Uint8Array {
-  const table = new Uint8Array(256);
-  for (const type of types) table[type] = 1;
-  return table;
 }
 
 function ignore(): void {}

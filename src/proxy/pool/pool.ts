@@ -31,8 +31,6 @@ const SWEEP_MS = 1_000;
 /** How long the upstream is left alone when it does not take connections. */
 const FIRST_PAUSE_MS = 50;
 const LONGEST_PAUSE_MS = 500;
-/** `idle_transaction_timeout` in transaction mode, where it is not set. */
-const IDLE_TRANSACTION_MS = 60_000;
 
 /** What the pool is composed of: how sessions are opened, cancelled and made a client's. */
 export interface PoolServices {
@@ -486,15 +484,10 @@ export class Pool {
     }
   }
 
-  /** Once a second: what has been idle for too long, on either side. */
+  /** Once a second: who has waited, and what has been idle, for too long. */
   readonly #onSweep = (): void => {
     const { clock, config } = this.#services;
     const now = clock.now();
-    const idleLimit = config.idleTransactionTimeoutMs ?? (config.poolMode === "transaction" ? IDLE_TRANSACTION_MS : 0);
-    for (const { holder } of this.#lent) {
-      if (idleLimit === 0 || holder === undefined) continue;
-      if (holder.idleInTransactionMs(now) > idleLimit) holder.onIdleTooLong(idleLimit / 1000);
-    }
     for (const [name, bucket] of this.#buckets) {
       this.#sweepIdle(bucket, now);
       this.#sweepWaiting(bucket, now);

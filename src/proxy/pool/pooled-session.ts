@@ -21,10 +21,6 @@ export interface Holder {
   /** Bytes of the server. @returns whether nobody refers to them any more. */
   onUpstreamBytes(bytes: Buffer): boolean;
   onUpstreamLost(): void;
-  /** Milliseconds since the server has begun to wait for the client, inside of a transaction; 0 where it does not. */
-  idleInTransactionMs(now: number): number;
-  /** The client has kept the session idle for too long. */
-  onIdleTooLong(seconds: number): void;
 }
 
 export interface OpenedSession {
