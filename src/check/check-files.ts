@@ -1,9 +1,10 @@
 /**
- * Whether the files that the configuration names can be used: certificates, keys and CAs of both legs, and the
- * credentials of clients. They are read as at a start, and kept nowhere.
+ * Whether the files that the configuration names can be used: certificates, keys and CAs of both legs, the
+ * credentials of clients, and tenants. They are read as at a start, and kept nowhere.
  */
 import { ConfigError } from "../config/config-error.ts";
 import type { Config } from "../config/settings.ts";
+import { loadTenants } from "../config/tenants-file.ts";
 import { loadCredentialsFile } from "../proxy/auth/credentials-file.ts";
 import { ClientTls } from "../proxy/client/client-tls.ts";
 import { UpstreamTls } from "../proxy/upstream/upstream-tls.ts";
@@ -18,6 +19,7 @@ export function checkFiles(config: Config): Finding[] {
       ? tryOut("client TLS", () => new ClientTls(config))
       : []),
     ...(upstreamTls && hasUpstreamFiles ? tryOut("upstream TLS", () => new UpstreamTls(config)) : []),
+    ...(config.tenants === undefined ? [] : tryOut("tenants", () => loadTenants(config))),
     ...(credentialsFile === undefined ? [] : tryOut("credentials", () => loadCredentialsFile(config))),
   ];
 }

@@ -9,6 +9,7 @@ import { isIP } from "node:net";
 import { join } from "node:path";
 import type { TLSSocket } from "node:tls";
 import type { Config } from "../config/settings.ts";
+import { loadTenants, type TenantEntry } from "../config/tenants-file.ts";
 import { ProxyError } from "../errors/proxy-error.ts";
 import { systemClock } from "../lib/clock.ts";
 import { Deadline, raceAbort } from "../lib/deadline.ts";
@@ -17,6 +18,7 @@ import { askForTls, UpstreamTls } from "../proxy/upstream/upstream-tls.ts";
 import type { Finding } from "./finding.ts";
 
 const LIMIT_MS = 5_000;
+const MAX_TENANT_SERVERS = 100;
 
 /** What an address was found to be: a session goes on to the next one where it is not `reached`, and ends where it is `wrong`. */
 interface Probed {
@@ -50,6 +52,25 @@ export async function checkUpstream(config: Config, limitMs = LIMIT_MS): Promise
     const verdict = outcome === "reached" ? "ok" : outcome === "not reached" && isAnyReached ? "warning" : "error";
     return { verdict, text: `upstream: ${describeAddress(address)}: ${text}` };
   });
+}
+
+/** The same for the servers that tenants have for themselves, as far as `tenants` can be read. */
+export async function checkTenantServers(config: Config): Promise<Finding[]> {
+  let entries: readonly TenantEntry[];
+  try {
+    entries = loadTenants(config);
+  } catch {
+    return []; // check-files.ts says why
+  }
+  const servers = new Map<string, Config>();
+  for (const { overrides } of entries) {
+    const { upstreamHost = config.upstreamHost, upstreamPort = config.upstreamPort } = overrides;
+    if (upstreamHost === config.upstreamHost && upstreamPort === config.upstreamPort) continue;
+    servers.set(`${upstreamHost}:${upstreamPort}`, { ...config, upstreamHost, upstreamPort });
+  }
+  const checked = [...servers.values()].slice(0, MAX_TENANT_SERVERS);
+  const findings = await Promise.all(checked.map((own) => checkUpstream(own)));
+  return findings.flat();
 }
 
 async function findAddresses(config: Config, limitMs: number): Promise<readonly UpstreamAddress[]> {

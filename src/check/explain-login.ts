@@ -4,6 +4,9 @@
  */
 import { loadResolvers, type Resolver } from "../config/resolvers-file.ts";
 import type { Config } from "../config/settings.ts";
+import { canonicalTenant } from "../config/tenant-name.ts";
+import { TenantPolicy, type TenantTerms } from "../config/tenant-policy.ts";
+import { loadTenants } from "../config/tenants-file.ts";
 import { ProxyError } from "../errors/proxy-error.ts";
 import { systemClock } from "../lib/clock.ts";
 import { Deadline } from "../lib/deadline.ts";
@@ -44,7 +47,7 @@ export interface Explanation {
   readonly reason: string | undefined;
 }
 
-/** @throws ResolversError; the system's error where a file of TLS cannot be read. */
+/** @throws ResolversError; ConfigError of tenants; the system's error where a file of TLS cannot be read. */
 export async function explainLogin(
   user: string,
   database: string | undefined,
@@ -60,7 +63,12 @@ export async function explainLogin(
   try {
     identity = identify(startupOf(user, database), config);
     if (identity.kind === "tenant") {
-      const resolved = plan.length === 0 ? [] : await resolve(identity, plan, runs, config, log);
+      const terms = termsOf(identity, config);
+      if (terms.database !== undefined) identity = { ...identity, database: terms.database };
+      const { host: upstreamHost = config.upstreamHost, port: upstreamPort = config.upstreamPort } =
+        terms.upstream ?? {};
+      const own = { ...config, upstreamHost, upstreamPort };
+      const resolved = plan.length === 0 ? [] : await resolve(identity, plan, runs, own, log);
       context = [...identity.context, ...resolved];
     }
   } catch (error) {
@@ -72,6 +80,13 @@ export async function explainLogin(
     return { name: resolver.name, ...(run === undefined ? {} : { run }) };
   });
   return { identity, resolvers, context, verdict, reason };
+}
+
+/** @throws ProxyError tenant_denied. */
+function termsOf({ tenant }: TenantIdentity, config: Config): TenantTerms {
+  const terms = new TenantPolicy(config, loadTenants(config)).termsOf(canonicalTenant(tenant));
+  if (terms.denied !== undefined) throw new ProxyError("tenant_denied", { params: { tenant, reason: terms.denied } });
+  return terms;
 }
 
 function startupOf(user: string, database: string | undefined): StartupMessage {

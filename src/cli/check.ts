@@ -6,7 +6,7 @@ import { checkConfiguration } from "../check/check-configuration.ts";
 import { checkDatabase } from "../check/check-database.ts";
 import { checkFiles } from "../check/check-files.ts";
 import { checkResolvers } from "../check/check-resolvers.ts";
-import { checkUpstream } from "../check/check-upstream.ts";
+import { checkTenantServers, checkUpstream } from "../check/check-upstream.ts";
 import { formatFinding, type Finding } from "../check/finding.ts";
 import { parseArguments } from "./args.ts";
 
@@ -54,6 +54,7 @@ export async function check(args: readonly string[]): Promise<number> {
   } else {
     report(checkFiles(config));
     report(await checkUpstream(config));
+    report(await checkTenantServers(config));
     const { database } = own;
     report(await checkResolvers(config, typeof database === "string" ? database : undefined));
     if (typeof url === "string") report(await checkDatabase(url, config));

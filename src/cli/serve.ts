@@ -17,6 +17,7 @@ export async function serve(args: readonly string[]): Promise<number> {
   for (const warning of warnings) log.warn(warning);
 
   const proxy = new ProxyServer(config, log);
+  proxy.readConfig = () => configFromArguments(args).config;
   const starting = proxy.start();
   process.on("SIGHUP", () => reload(proxy, log));
   const drained = drainOnSignal(proxy, starting, log);
@@ -31,7 +32,6 @@ export async function serve(args: readonly string[]): Promise<number> {
 function reload(proxy: ProxyServer, log: Logger): void {
   try {
     proxy.reload();
-    log.info("reloaded certificates and credentials; other settings take effect with a restart");
   } catch (error) {
     log.error(`could not reload, everything stays as it was: ${(error as Error).message}`);
   }

@@ -49,10 +49,14 @@ export interface Setting<T> {
   /** The feature that this version lacks. */
   readonly notYet: string | undefined;
   readonly isSecret: boolean;
+  /** A reload takes its new value; any other setting needs a restart. */
+  readonly isReloadable: boolean;
 }
 
 type Definition<T> = Pick<Setting<T>, "name" | "group" | "type" | "doc"> &
-  Partial<Pick<Setting<T>, "default" | "aliases" | "flag" | "shortFlag" | "env" | "notYet" | "isSecret">>;
+  Partial<
+    Pick<Setting<T>, "default" | "aliases" | "flag" | "shortFlag" | "env" | "notYet" | "isSecret" | "isReloadable">
+  >;
 
 function setting<T>(definition: Definition<T>): Setting<T> {
   return {
@@ -61,6 +65,7 @@ function setting<T>(definition: Definition<T>): Setting<T> {
     env: `PGVPD_${definition.name.toUpperCase()}`,
     notYet: undefined,
     isSecret: false,
+    isReloadable: false,
     shortFlag: undefined,
     ...definition,
     flag: definition.isSecret ? undefined : (definition.flag ?? definition.name.replaceAll("_", "-")),
@@ -106,12 +111,14 @@ export const settings = {
     group: "Listening",
     type: optional(integer(1, 1_000_000)),
     doc: "Most client connections at once. Not set: as many as the system gives.",
+    isReloadable: true,
   }),
   maxClientConnPerAddress: setting({
     name: "max_client_conn_per_address",
     group: "Listening",
     type: optional(integer(1, 1_000_000)),
     doc: "Most client connections from one address at once, or from one /64 of IPv6. Not set: any.",
+    isReloadable: true,
   }),
   tcpKeepalive: setting({
     name: "tcp_keepalive",
@@ -445,6 +452,7 @@ export const settings = {
     type: oneOf("trace", "debug", "info", "warn", "error", "off"),
     default: "info",
     doc: "The least important lines that are logged.",
+    isReloadable: true,
   }),
   logFormat: setting({
     name: "log_format",
@@ -501,6 +509,7 @@ export const settings = {
     group: "Pool",
     type: optional(integer(1, 100_000)),
     doc: "Most pooled connections that one tenant may hold for a database and role. Not set: pool_size.",
+    isReloadable: true,
   }),
   queryWaitNotifyMs: setting({
     name: "query_wait_notify",
@@ -658,29 +667,40 @@ export const settings = {
     type: optional(text("one of context_variables")),
     doc: "The context variable that limits, lists and pools know a tenant by. Not set: the first one.",
   }),
+  tenants: setting({
+    name: "tenants",
+    group: "Tenant policy",
+    type: optional(file),
+    doc: "TOML file of settings for some tenants alone: limits, timeouts, denials, a server of their own.",
+    isReloadable: true,
+  }),
   tenantAllow: setting({
     name: "tenant_allow",
     group: "Tenant policy",
     type: list("tenants, separated by commas"),
     doc: "Only these tenants may connect; * stands for any characters.",
+    isReloadable: true,
   }),
   tenantDeny: setting({
     name: "tenant_deny",
     group: "Tenant policy",
     type: list("tenants, separated by commas"),
     doc: "These tenants may not connect; * stands for any characters.",
+    isReloadable: true,
   }),
   tenantMaxConnections: setting({
     name: "tenant_max_connections",
     group: "Tenant policy",
     type: optional(integer(1, 1_000_000)),
     doc: "Most connections of a tenant at once.",
+    isReloadable: true,
   }),
   tenantRateLimit: setting({
     name: "tenant_rate_limit",
     group: "Tenant policy",
     type: optional(integer(1, 1_000_000)),
     doc: "Most new connections of a tenant in a second, on average; so many may come at once.",
+    isReloadable: true,
   }),
   tenantQueryTimeoutMs: setting({
     name: "tenant_query_timeout",
@@ -688,30 +708,35 @@ export const settings = {
     type: optional(seconds(0, 86_400)),
     aliases: ["tenant_idle_timeout"],
     doc: "Seconds without a byte in either direction after which a tenant's connection is ended (57P05).",
+    isReloadable: true,
   }),
   queryTimeoutMs: setting({
     name: "query_timeout",
     group: "Tenant policy",
     type: optional(seconds(0, 86_400)),
     doc: "Seconds that a tenant's query may run: then it is cancelled and the connection ended (57014).",
+    isReloadable: true,
   }),
   transactionTimeoutMs: setting({
     name: "transaction_timeout",
     group: "Tenant policy",
     type: optional(seconds(0, 86_400)),
     doc: "Seconds that a tenant's transaction may last (25P04).",
+    isReloadable: true,
   }),
   idleTransactionTimeoutMs: setting({
     name: "idle_transaction_timeout",
     group: "Tenant policy",
     type: optional(seconds(0, 86_400)),
     doc: "Seconds that a tenant's client may keep the server waiting inside of a transaction (25P03). 0: any. Not set: 60 with pool_mode = transaction.",
+    isReloadable: true,
   }),
   clientIdleTimeoutMs: setting({
     name: "client_idle_timeout",
     group: "Tenant policy",
     type: optional(seconds(0, 86_400)),
     doc: "Seconds that a tenant's client may be idle outside of a transaction (57P05).",
+    isReloadable: true,
   }),
 
   adminPort: setting({

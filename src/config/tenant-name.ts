@@ -22,8 +22,12 @@ export class TenantMatch {
   readonly #pattern: TenantPattern;
   readonly #ofUuids: TenantPattern;
 
+  /** The one tenant that matches; undefined where there is a `*`. */
+  readonly only: string | undefined;
+
   constructor(text: string) {
     this.text = text;
+    this.only = text.includes("*") ? undefined : canonicalTenant(text);
     this.#pattern = TenantPattern.of(canonicalTenant(text));
     this.#ofUuids = TenantPattern.of(canonicalTenant(text).toLowerCase());
   }

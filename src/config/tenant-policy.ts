@@ -4,6 +4,7 @@
  */
 import type { Config } from "./settings.ts";
 import { TenantMatch } from "./tenant-name.ts";
+import type { TenantEntry, TenantOverrides } from "./tenants-file.ts";
 
 /** The settings of pgvpd.conf that a policy is made of. */
 export type TenantConfig = Pick<
@@ -19,6 +20,8 @@ export type TenantConfig = Pick<
   | "idleTransactionTimeoutMs"
   | "clientIdleTimeoutMs"
   | "poolMode"
+  | "upstreamHost"
+  | "upstreamPort"
 >;
 
 /** `idle_transaction_timeout` where it is not set and connections are shared by transaction. */
@@ -46,6 +49,16 @@ export interface TenantTerms {
   /** Most pooled connections, for each database and role. */
   readonly poolSize: number | undefined;
   readonly timeouts: TenantTimeouts;
+  /** Where its own server is; undefined: where everybody's is. */
+  readonly upstream: TenantUpstream | undefined;
+  /** In place of the database that its clients ask for. */
+  readonly database: string | undefined;
+}
+
+/** A server of a tenant's own. */
+export interface TenantUpstream {
+  readonly host: string;
+  readonly port: number;
 }
 
 export class TenantPolicy {
@@ -53,8 +66,21 @@ export class TenantPolicy {
   readonly #allow: readonly TenantMatch[];
   readonly #deny: readonly TenantMatch[];
 
-  constructor(config: TenantConfig) {
+  readonly #entries: readonly TenantEntry[];
+  /** Where the entries of single tenants stand, and those of patterns. */
+  readonly #exact = new Map<string, number>();
+  readonly #patterns: (readonly [TenantMatch, number])[] = [];
+
+  /** @param entries of tenants.toml. */
+  constructor(config: TenantConfig, entries: readonly TenantEntry[] = []) {
     this.#config = config;
+    this.#entries = entries;
+    for (const [index, { matches }] of entries.entries()) {
+      for (const match of matches) {
+        if (match.only === undefined) this.#patterns.push([match, index]);
+        else if (!this.#exact.has(match.only)) this.#exact.set(match.only, index);
+      }
+    }
     this.#allow = config.tenantAllow.map((text) => new TenantMatch(text));
     this.#deny = config.tenantDeny.map((text) => new TenantMatch(text));
   }
@@ -62,13 +88,28 @@ export class TenantPolicy {
   /** @param canonical of canonicalTenant. */
   termsOf(canonical: string): TenantTerms {
     const config = this.#config;
+    const own = this.#entryOf(canonical)?.overrides ?? {};
+    const {
+      maxConnections = limitIn(own, "maxConnections", config.tenantMaxConnections),
+      rateLimit = limitIn(own, "rateLimit", config.tenantRateLimit),
+      poolSize = limitIn(own, "poolSize", config.tenantPoolSize),
+    } = own;
     return {
-      denied: this.#whyDenied(canonical),
-      maxConnections: config.tenantMaxConnections,
-      rateLimit: config.tenantRateLimit,
-      poolSize: config.tenantPoolSize,
-      timeouts: timeoutsOf(config),
+      denied: own.denied ?? this.#whyDenied(canonical),
+      maxConnections,
+      rateLimit,
+      poolSize,
+      timeouts: timeoutsOf(config, own),
+      upstream: upstreamOf(config, own),
+      database: own.database,
     };
+  }
+
+  /** The first that matches. */
+  #entryOf(canonical: string): TenantEntry | undefined {
+    const exact = this.#exact.get(canonical) ?? Infinity;
+    const [, index = exact] = this.#patterns.find(([match, at]) => at >= exact || match.matches(canonical)) ?? [];
+    return this.#entries[Math.min(index, exact)];
   }
 
   #whyDenied(canonical: string): string | undefined {
@@ -79,17 +120,27 @@ export class TenantPolicy {
   }
 }
 
-function timeoutsOf(config: TenantConfig): TenantTimeouts {
+/** What pgvpd.conf says, unless the entry takes the limit away. */
+function limitIn(own: TenantOverrides, key: keyof TenantOverrides, common: number | undefined): number | undefined {
+  return Object.hasOwn(own, key) ? undefined : common;
+}
+
+function timeoutsOf(config: TenantConfig, own: TenantOverrides): TenantTimeouts {
   const pooled = config.poolMode === "transaction" ? POOLED_IDLE_TRANSACTION_MS : undefined;
   return {
-    silenceMs: unlessZero(config.tenantQueryTimeoutMs),
-    queryMs: unlessZero(config.queryTimeoutMs),
-    transactionMs: unlessZero(config.transactionTimeoutMs),
-    heldMs: unlessZero(config.idleTransactionTimeoutMs ?? pooled),
-    idleMs: unlessZero(config.clientIdleTimeoutMs),
+    silenceMs: unlessZero(own.silenceMs ?? config.tenantQueryTimeoutMs),
+    queryMs: unlessZero(own.queryMs ?? config.queryTimeoutMs),
+    transactionMs: unlessZero(own.transactionMs ?? config.transactionTimeoutMs),
+    heldMs: unlessZero(own.heldMs ?? config.idleTransactionTimeoutMs ?? pooled),
+    idleMs: unlessZero(own.idleMs ?? config.clientIdleTimeoutMs),
   };
 }
 
 function unlessZero(ms: number | undefined): number | undefined {
   return ms === 0 ? undefined : ms;
+}
+
+function upstreamOf(config: TenantConfig, own: TenantOverrides): TenantUpstream | undefined {
+  if (own.upstreamHost === undefined && own.upstreamPort === undefined) return undefined;
+  return { host: own.upstreamHost ?? config.upstreamHost, port: own.upstreamPort ?? config.upstreamPort };
 }

@@ -16,9 +16,14 @@ export interface LoggerOptions {
   readonly format: "auto" | "json" | "pretty";
 }
 
+/** pino's name of a level of ours. */
+export function pinoLevel(level: LoggerOptions["level"]): string {
+  return level === "off" ? "silent" : level;
+}
+
 export function createLogger({ level, format }: LoggerOptions): Logger {
   const options = {
-    level: level === "off" ? "silent" : level,
+    level: pinoLevel(level),
     base: null,
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label }) },

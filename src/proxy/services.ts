@@ -4,6 +4,7 @@
  */
 import type { AllowedNetworks } from "../config/networks.ts";
 import type { Config } from "../config/settings.ts";
+import type { TenantUpstream } from "../config/tenant-policy.ts";
 import type { Clock } from "../lib/clock.ts";
 import type { TimerWheel } from "../lib/timer-wheel.ts";
 import type { TokenBucket } from "../lib/token-bucket.ts";
@@ -25,6 +26,10 @@ import type { RoleDefaults } from "./upstream/role-defaults.ts";
 import type { UpstreamTls } from "./upstream/upstream-tls.ts";
 
 export interface ProxyServices {
+  /** The same for a tenant with a server of its own. */
+  servicesOf(upstream: TenantUpstream): ProxyServices;
+  /** True where the server is a tenant's own. */
+  readonly isOwnServer?: boolean;
   readonly config: Config;
   readonly clock: Clock;
   /** Looks at the sessions that have timers. */

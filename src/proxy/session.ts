@@ -9,7 +9,9 @@ import { ProxyError } from "../errors/proxy-error.ts";
 import { Deadline } from "../lib/deadline.ts";
 import type { Logger } from "../observe/logger.ts";
 import { describeErrorResponse, encodeErrorResponse } from "../protocol/backend-messages.ts";
+import type { StartupMessage } from "../protocol/startup.ts";
 import type { Admission, Admitted } from "./admit/admissions.ts";
+import { canonicalTenant } from "../config/tenant-name.ts";
 import { authenticate, type Proved } from "./auth/authenticate.ts";
 import type { ClientPlace } from "./admit/client-places.ts";
 import type { ClientConnection } from "./client-connection.ts";
@@ -32,7 +34,7 @@ import { transition, type SessionState } from "./session-state.ts";
 import { assertDatabaseAllowed, identify, withLoginRole } from "./tenant/identify.ts";
 import type { Identity } from "./tenant/identity.ts";
 import { Greeting, UpstreamRefusal } from "./upstream/await-ready.ts";
-import { alwaysTo, createCancelKey, type CancelSubject } from "./upstream/cancel-keys.ts";
+import { alwaysTo, createCancelKey, withOwnTls, type CancelSubject } from "./upstream/cancel-keys.ts";
 import { forwardCancel, sendCancel } from "./upstream/forward-cancel.ts";
 
 const CANCEL_LIMIT_MS = 5_000;
@@ -44,7 +46,8 @@ export class Session implements Admitted {
   readonly #address: string | undefined;
   /** The client's socket; forwarding may have moved it into another object, and this one must not keep the old. */
   #socket: Duplex;
-  readonly #proxy: ProxyServices;
+  /** Those of its tenant's server, once the tenant is known. */
+  #proxy: ProxyServices;
   readonly #log: Logger;
   /** What each line of the log says of the session. */
   #about: Readonly<Record<string, unknown>>;
@@ -57,6 +60,8 @@ export class Session implements Admitted {
   /** Its place among those of its tenant. */
   #admission: Admission | undefined;
   #timers: SessionTimers | undefined;
+  /** `tenants` names its database, and not the client. */
+  #hasOwnDatabase = false;
   /** Of what its context was derived from. */
   #watch: Disposable | undefined;
 
@@ -108,7 +113,7 @@ export class Session implements Admitted {
   }
 
   async #logIn({ refusal }: ClientPlace): Promise<Forwarding | PooledForwarding | undefined> {
-    const { admissions, config, cancelKeys, networks, resolvers } = this.#proxy;
+    const { admissions, networks } = this.#proxy;
     using deadline = this.#limitLogin();
     const { signal } = deadline;
     const read = (socket: Duplex): MessageStream => this.#readClient(socket, deadline);
@@ -125,7 +130,8 @@ export class Session implements Admitted {
       return undefined;
     }
     if (refusal !== undefined) throw refusal;
-    const claimed = identify(opening, config, resolvers.traits);
+    const claimed = this.#identify(opening);
+    const { config, cancelKeys, resolvers } = this.#proxy;
     this.#describe(claimed, tls);
     assertAddressAllowed(this.#address, claimed, networks);
     if (certificate !== undefined) assertCertificateNames(certificate, claimed, config);
@@ -149,7 +155,7 @@ export class Session implements Admitted {
       this.#proxy,
       signal,
     );
-    assertDatabaseAllowed(login.identity, config);
+    if (!this.#hasOwnDatabase) assertDatabaseAllowed(login.identity, config);
     if (login.identity.kind === "tenant") this.#admission = admissions.admit(login.identity.tenant, this);
     if (login.upstream === undefined) return this.#borrow(login, resolved, client, signal);
     const { identity, upstream, greeting } = login;
@@ -164,7 +170,7 @@ export class Session implements Admitted {
     signal.throwIfAborted();
     let subject: CancelSubject | undefined;
     if (greeting.key !== undefined) {
-      subject = alwaysTo({ address: upstream.address, key: greeting.key });
+      subject = this.#onOwnServer(alwaysTo({ address: upstream.address, key: greeting.key }));
       this.#cancelKey = cancelKeys.register(greeting.key, subject);
     }
     this.#releaseClient(client);
@@ -173,6 +179,17 @@ export class Session implements Admitted {
     this.#forward(forwarding, subject);
     forwarding.start(greeting.encode(), unread);
     return forwarding;
+  }
+
+  /** Who the client says it is; its tenant may have a server or a database of its own. */
+  #identify(opening: StartupMessage): Identity {
+    const { admissions, config, resolvers } = this.#proxy;
+    const identity = identify(opening, config, resolvers.traits);
+    if (identity.kind === "bypass") return identity;
+    const { upstream, database } = admissions.termsOf(identity.tenant);
+    if (upstream !== undefined) this.#proxy = this.#proxy.servicesOf(upstream);
+    this.#hasOwnDatabase = database !== undefined;
+    return database === undefined ? identity : { ...identity, database };
   }
 
   /** The same for a client whose upstream sessions are lent: it logs in with the first. */
@@ -188,7 +205,9 @@ export class Session implements Admitted {
     const resolved = known ?? (await resolvers.resolve(identity, undefined, signal));
     this.#watch = resolved.watch((error) => this.terminate(error));
     transition(this, "injecting");
-    const borrower = new Borrower(identity, resolved.context, secrets);
+    // All spellings of a tenant share what it may hold.
+    const counted = { ...identity, tenant: canonicalTenant(identity.tenant) };
+    const borrower = new Borrower(counted, resolved.context, secrets);
     const session = await pool.acquire(borrower, this, signal);
     const greeting = Greeting.of(session.parameters);
     const key = createCancelKey(identity.minor);
@@ -196,10 +215,16 @@ export class Session implements Admitted {
     this.#releaseClient(client);
     const services = { ...this.#proxy, pool, countPin: (reason: PinReason) => metrics.poolPins.inc({ reason }) };
     const forwarding = new PooledForwarding(this.#socket, session, borrower, services, this.#events);
-    this.#cancelKey = cancelKeys.register(key, forwarding.cancelSubject);
-    this.#forward(forwarding, forwarding.cancelSubject);
+    const subject = this.#onOwnServer(forwarding.cancelSubject);
+    this.#cancelKey = cancelKeys.register(key, subject);
+    this.#forward(forwarding, subject);
     forwarding.start(greeting.encode());
     return forwarding;
+  }
+
+  #onOwnServer(subject: CancelSubject): CancelSubject {
+    const { isOwnServer, upstreamTls } = this.#proxy;
+    return isOwnServer ? withOwnTls(subject, upstreamTls) : subject;
   }
 
   /** The client's socket is read by forwarding from now on. */

@@ -1,7 +1,6 @@
 /** Puts the pool together: how it opens sessions, makes them a client's, cancels and ends them. */
 import type { Config } from "../config/settings.ts";
-import type { Metrics } from "../observe/metrics.ts";
-import { observePool } from "../observe/pool-metrics.ts";
+import type { PoolGroup } from "../observe/pool-metrics.ts";
 import { preparePooled, type PreparePooledServices } from "../proxy/context/prepare-pooled.ts";
 import { HELLO_QUESTION } from "../proxy/context/seal.ts";
 import { openPooled, terminateBackend, type OpenPooledServices } from "../proxy/pool/open-pooled.ts";
@@ -13,17 +12,21 @@ const CANCEL_LIMIT_MS = 5_000;
 
 export interface CreatePoolServices extends OpenPooledServices, PreparePooledServices {
   readonly config: Config;
-  readonly metrics: Metrics;
+  /** Where its metrics are read. */
+  readonly pools: PoolGroup;
+  /** `tenant_pool_size` of a tenant. */
+  readonly poolSizeOf: (tenant: string) => number | undefined;
   readonly upstreamTls: UpstreamTls | undefined;
   readonly directRead: boolean;
 }
 
 export function createPool(services: CreatePoolServices): Pool {
-  const { config, clock, log, metrics, upstreamTls } = services;
+  const { config, clock, log, pools, poolSizeOf, upstreamTls } = services;
   const pool = new Pool({
     config,
     clock,
     log,
+    poolSizeOf,
     hello: HELLO_QUESTION,
     directRead: services.directRead,
     open: (login, signal) => openPooled(login, services, signal),
@@ -36,6 +39,6 @@ export function createPool(services: CreatePoolServices): Pool {
       await sendCancel({ address, key }, { config, upstreamTls }, AbortSignal.timeout(CANCEL_LIMIT_MS)).catch(() => {});
     },
   });
-  observePool(metrics.registry, pool);
+  pools.add(pool);
   return pool;
 }

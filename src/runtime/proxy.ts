@@ -5,6 +5,8 @@
 import { clientAuthOf, hasUpstreamCredential } from "../config/login-method.ts";
 import { AllowedNetworks } from "../config/networks.ts";
 import type { CodeResolver } from "../config/resolvers-file.ts";
+import { takeReloadable } from "../config/reloaded.ts";
+import { loadTenants } from "../config/tenants-file.ts";
 import { TenantPolicy } from "../config/tenant-policy.ts";
 import type { Config } from "../config/settings.ts";
 import { ProxyError } from "../errors/proxy-error.ts";
@@ -12,8 +14,9 @@ import { systemClock } from "../lib/clock.ts";
 import { Deadline } from "../lib/deadline.ts";
 import { TimerWheel } from "../lib/timer-wheel.ts";
 import { TokenBucket } from "../lib/token-bucket.ts";
-import type { Logger } from "../observe/logger.ts";
+import { pinoLevel, type Logger } from "../observe/logger.ts";
 import { Metrics } from "../observe/metrics.ts";
+import { observePool, PoolGroup } from "../observe/pool-metrics.ts";
 import { Admissions } from "../proxy/admit/admissions.ts";
 import { ClientPlaces } from "../proxy/admit/client-places.ts";
 import { Resolvers } from "../proxy/context/resolvers.ts";
@@ -26,6 +29,7 @@ import { isDirectReadSafe } from "../proxy/socket/direct-read-check.ts";
 import { listen, type ListenAddress, type Listener } from "../proxy/listen/listener.ts";
 import type { Pool } from "../proxy/pool/pool.ts";
 import { createPool } from "./create-pool.ts";
+import { TenantServers } from "./tenant-servers.ts";
 import type { ProxyServices } from "../proxy/services.ts";
 import { Session } from "../proxy/session.ts";
 import { createCancelKeys } from "../proxy/upstream/cancel-keys.ts";
@@ -44,6 +48,8 @@ const DIRECT_READ_CHECK_MS = 1_000;
 export class ProxyServer {
   readonly metrics = new Metrics();
   readonly #config: Config;
+  /** As it was given. */
+  readonly #givenConfig: Config;
   readonly #log: Logger;
   readonly #places: ClientPlaces;
   readonly #admissions: Admissions;
@@ -57,6 +63,7 @@ export class ProxyServer {
   #seal: Seal | undefined;
   #resolvers: Resolvers | undefined;
   #pool: Pool | undefined;
+  #servers: TenantServers | undefined;
   #nextId = 1;
   #draining: Promise<void> | undefined;
 
@@ -64,6 +71,7 @@ export class ProxyServer {
   constructor(config: Config, log: Logger, resolvers: readonly CodeResolver[] = []) {
     // A session that clients share has begun before its client came: the context comes by query.
     this.#config = config.poolMode === "none" ? config : { ...config, contextInjection: "query" };
+    this.#givenConfig = config;
     this.#resolversInCode = resolvers;
     this.#log = log;
     this.#places = new ClientPlaces(config);
@@ -86,6 +94,7 @@ export class ProxyServer {
    */
   async start(): Promise<readonly ListenAddress[]> {
     const config = this.#config;
+    this.#admissions.use(new TenantPolicy(config, loadTenants(config)));
     const directRead = await this.#checkDirectRead();
     this.#clientTls =
       config.tlsCert === undefined || config.clientTlsSslmode === "disable" ? undefined : new ClientTls(config);
@@ -101,18 +110,22 @@ export class ProxyServer {
       this.#seal = new Seal({ contextKeyFile, contextSealTtlMs });
     const safeRoles = new SafeRoles(systemClock);
     const roleDefaults = this.#roleDefaults;
+    const pools = new PoolGroup();
     if (config.poolMode !== "none") {
+      observePool(this.metrics.registry, pools);
       this.#pool = createPool({
         ...login,
+        pools,
+        poolSizeOf: this.#admissions.poolSizeOf,
         roleDefaults,
         safeRoles,
         seal: this.#seal,
         upstreamTls: this.#upstreamTls,
-        metrics: this.metrics,
         directRead,
       });
     }
     const services: ProxyServices = {
+      servicesOf: (upstream) => servers.of(upstream),
       ...login,
       wheel: new TimerWheel(systemClock),
       clientTls: this.#clientTls,
@@ -132,6 +145,8 @@ export class ProxyServer {
       metrics: this.metrics,
       directRead,
     };
+    const servers = new TenantServers(services, this.#resolversInCode, pools);
+    this.#servers = servers;
     this.#listeners = await listen(
       config,
       (connection) => {
@@ -174,19 +189,31 @@ export class ProxyServer {
     void this.#roleDefaults?.learnAll(loginRoles, authDbname);
   }
 
+  /** Reads the configuration anew, for a reload; not set: it stays as it was given. */
+  readConfig: (() => Config) | undefined;
+
   /**
-   * Reads certificates, keys, CAs, credentials_file and context_key_file again, for connections from now on; those that are open keep
-   * theirs. What roles have as their defaults is learned anew.
+   * Reads the configuration, `tenants`, certificates, keys, CAs, credentials_file, context_key_file and resolvers again.
+   * Limits of tenants hold at once, and a tenant that is denied now loses its sessions; other connections that are open keep
+   * what they have. What roles have as their defaults is learned anew.
    *
-   * @throws Error naming the file that cannot be used; everything stays as it was then.
+   * @throws Error naming what cannot be used; everything stays as it was then.
    */
   reload(): void {
-    const reloads = [this.#clientTls, this.#upstreamTls, this.#credentials, this.#seal, this.#resolvers].map((part) =>
-      part?.prepareReload(),
-    );
+    const { config, needRestart } = takeReloadable(this.#givenConfig, this.readConfig?.() ?? this.#givenConfig);
+    const policy = new TenantPolicy(config, loadTenants(config));
+    const parts = [this.#clientTls, this.#upstreamTls, this.#credentials, this.#seal, this.#resolvers, this.#servers];
+    const reloads = parts.map((part) => part?.prepareReload());
     for (const take of reloads) take?.();
+    this.#places.use(config);
+    this.#admissions.use(policy);
+    this.#log.level = pinoLevel(config.logLevel);
     this.#roleDefaults?.forget();
     this.#learnDefaults();
+    this.#log.info("reloaded settings of tenants, limits, log_level, certificates, credentials and resolvers");
+    if (needRestart.length > 0) {
+      this.#log.warn({ settings: needRestart }, "these settings have changed and take effect with a restart");
+    }
   }
 
   /**
@@ -238,6 +265,7 @@ export class ProxyServer {
     this.#roleDefaults?.close();
     this.#resolvers?.close();
     this.#pool?.close();
+    this.#servers?.close();
   }
 
   /** Does not wait: a server's close does so for its connections, and those are waited for as sessions. */

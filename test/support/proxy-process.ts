@@ -36,6 +36,8 @@ export interface ProxyProcess {
   /** The port of the first "listening" line. */
   readonly port: number;
   readonly pid: number;
+  /** Its configuration file, which a test may rewrite. */
+  readonly configFile: string;
   readonly log: readonly LogLine[];
   /** What stands on stderr so far. */
   readonly stderr: () => string;
@@ -90,6 +92,7 @@ export async function launchProxy(options: ProxyProcessOptions = {}): Promise<Pr
     host: "127.0.0.1",
     port: 0,
     pid: child.pid ?? 0,
+    configFile: file,
     log: log.lines,
     stderr: () => log.stderr,
     exited,

@@ -100,6 +100,7 @@ export class Wire {
     const metrics = new Metrics();
     this.services = {
       ...login,
+      servicesOf: () => this.services,
       wheel: new TimerWheel(this.clock),
       places: new ClientPlaces(this.config),
       admissions: new Admissions(new TenantPolicy(this.config), {

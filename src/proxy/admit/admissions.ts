@@ -35,6 +35,9 @@ const MAX_DENIALS = 1_000;
 /** A bucket holds what flows in within this time, so that it is full again then, and no loss. */
 const BURST_MS = 1_000;
 
+const UNLIMITED = Infinity;
+const MAX_POOL_SIZES = 10_000;
+
 interface Rate {
   readonly perSecond: number;
   readonly bucket: TokenBucket;
@@ -48,6 +51,7 @@ export class Admissions {
   readonly #sessions = new Map<string, Set<Admitted>>();
   /** By canonical tenant, the one that connected last at the end. */
   readonly #rates = new Map<string, Rate>();
+  readonly #poolSizes = new Map<string, number>();
   /** By the pattern's text. */
   readonly #denials = new Map<string, { readonly match: TenantMatch; readonly reason: string }>();
 
@@ -60,6 +64,16 @@ export class Admissions {
   termsOf(tenant: string): TenantTerms {
     return this.#termsOf(canonicalTenant(tenant));
   }
+
+  /** `tenant_pool_size` of a tenant; asked for each transaction, so it is remembered. */
+  readonly poolSizeOf = (tenant: string): number | undefined => {
+    const known = this.#poolSizes.get(tenant);
+    if (known !== undefined) return known === UNLIMITED ? undefined : known;
+    if (this.#poolSizes.size >= MAX_POOL_SIZES) this.#poolSizes.clear();
+    const { poolSize } = this.termsOf(tenant);
+    this.#poolSizes.set(tenant, poolSize ?? UNLIMITED);
+    return poolSize;
+  };
 
   /** How many sessions a tenant has, in whatever spelling. */
   countOf(tenant: string): number {
@@ -125,6 +139,7 @@ export class Admissions {
   }
 
   #apply(): void {
+    this.#poolSizes.clear();
     for (const [name, sessions] of this.#sessions) {
       const terms = this.#termsOf(name);
       const { denied: reason } = terms;

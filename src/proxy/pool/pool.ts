@@ -37,6 +37,8 @@ export interface PoolServices {
   readonly config: Config;
   readonly clock: Clock;
   readonly log: Logger;
+  /** Most sessions that a tenant may hold, for each database and role. */
+  poolSizeOf(tenant: string): number | undefined;
   /** Opens a session that is logged in, without context. */
   open(login: PooledLogin, signal: AbortSignal): Promise<OpenedSession>;
   /** Discards what is in the session, or sets the client's context and settings, or both. */
@@ -313,8 +315,8 @@ export class Pool {
   }
 
   #mayHold(bucket: Bucket, tenant: string): boolean {
-    const { tenantPoolSize } = this.#services.config;
-    return tenantPoolSize === undefined || bucket.heldBy(tenant) < tenantPoolSize;
+    const most = this.#services.poolSizeOf(tenant);
+    return most === undefined || bucket.heldBy(tenant) < most;
   }
 
   /** The borrower's context and settings are in force. */

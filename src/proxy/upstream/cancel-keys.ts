@@ -8,6 +8,7 @@ import { MIN_CANCEL_SECRET } from "../../protocol/limits.ts";
 import type { CancelRequest } from "../../protocol/startup.ts";
 import type { BackendKey } from "../../protocol/backend-messages.ts";
 import type { UpstreamAddress } from "./dial.ts";
+import type { UpstreamTls } from "./upstream-tls.ts";
 
 const LONG_SECRET_BYTES = 32;
 
@@ -15,6 +16,8 @@ const LONG_SECRET_BYTES = 32;
 export interface CancelTarget {
   readonly address: UpstreamAddress;
   readonly key: BackendKey;
+  /** How that server is spoken to, where it is a tenant's own. */
+  readonly ownTls?: UpstreamTls | undefined;
 }
 
 /** A target that stays what it is until a CancelRequest has reached it. */
@@ -38,6 +41,17 @@ export interface CancelKeys {
 /** The session of a client that has one of its own. */
 export function alwaysTo(target: CancelTarget): CancelSubject {
   return { hold: () => ({ target, [Symbol.dispose]: () => {} }) };
+}
+
+/** The same on a server that is a tenant's own. */
+export function withOwnTls(subject: CancelSubject, ownTls: UpstreamTls | undefined): CancelSubject {
+  return {
+    hold: () => {
+      const held = subject.hold();
+      if (held === undefined) return undefined;
+      return { target: { ...held.target, ownTls }, [Symbol.dispose]: () => held[Symbol.dispose]() };
+    },
+  };
 }
 
 /** A key of our own, for a client whose session is lent: as long as protocol 3.minor allows. */

@@ -40,7 +40,7 @@ export async function sendCancel(
   signal: AbortSignal,
 ): Promise<CancelOutcome> {
   try {
-    const socket = await openSocket(target.address, config, upstreamTls, signal);
+    const socket = await openSocket(target.address, config, target.ownTls ?? upstreamTls, signal);
     await new Promise<void>((resolve) => {
       const abort = (): void => void socket.destroy();
       signal.addEventListener("abort", abort, { once: true });
