@@ -131,7 +131,7 @@ function isTable(value: unknown): value is Table {
 }
 
 function readEntry(table: Table, where: string, problems: string[]): TenantEntry {
-  const complain = (text: string): void => void problems.push(`${where}: ${text}`);
+  const complain = (problem: string): void => void problems.push(`${where}: ${problem}`);
   const overrides: Partial<Record<keyof TenantOverrides, unknown>> = {};
   for (const [name, value] of Object.entries(table)) {
     if (name === "match") continue;
