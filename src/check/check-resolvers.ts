@@ -3,7 +3,8 @@
  * executed. A column that was renamed is found before a user finds it.
  */
 import { serialize } from "pg-protocol";
-import { loadResolvers, ResolversError, type Resolver } from "../config/resolvers-file.ts";
+import { loadPlan } from "../config/resolver-plan.ts";
+import { ResolversError, type Resolver } from "../config/resolvers-file.ts";
 import type { Config } from "../config/settings.ts";
 import { ProxyError } from "../errors/proxy-error.ts";
 import { systemClock } from "../lib/clock.ts";
@@ -29,7 +30,7 @@ export async function checkResolvers(config: Config, database: string | undefine
   if (config.resolvers === undefined) return [];
   let resolvers: readonly Resolver[];
   try {
-    resolvers = loadResolvers(config.resolvers, [], config.contextVariables).flat();
+    resolvers = loadPlan(config).flat();
   } catch (error) {
     if (!(error instanceof ResolversError)) throw error;
     return error.problems.map((problem) => ({ verdict: "error", text: `resolvers: ${problem}` }));

@@ -56,7 +56,8 @@ function render({ identity, resolvers, context, verdict, reason }: Explanation):
   return lines.map((line) => `${oneLine(line)}\n`).join("");
 }
 
-function renderResolver({ name, run }: ExplainedResolver): string[] {
+function renderResolver({ name, cacheTtl, run }: ExplainedResolver): string[] {
+  const kept = cacheTtl === 0 ? "asked at every login" : `kept for ${cacheTtl} s`;
   if (run === undefined) return [`resolver ${name}: did not run`];
   const { values, answer, ms } = run;
   const parameters = values.map((value, index) => `$${index + 1} = ${value}`).join(", ");
@@ -64,8 +65,8 @@ function renderResolver({ name, run }: ExplainedResolver): string[] {
     row.map((value, index) => `${answer.columns[index] ?? ""} = ${value ?? "NULL"}`).join(", "),
   );
   return [
-    `resolver ${name} (${ms.toFixed(1)} ms)`,
-    `  ${parameters}`,
+    `resolver ${name} (${ms.toFixed(1)} ms; ${kept})`,
+    ...(values.length === 0 ? [] : [`  ${parameters}`]),
     ...(rows.length === 0 ? ["no row"] : rows).map((row) => `  -> ${row}`),
   ];
 }
