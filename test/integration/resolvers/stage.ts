@@ -155,11 +155,11 @@ export async function startStage(options: StartOptions = {}): Promise<Stage> {
     };
   };
 
-  const proxy: Stage["proxy"] = async (options) => {
-    const { database = "plain", resolvers = [] } = options;
+  const proxy: Stage["proxy"] = async (given) => {
+    const { database = "plain", resolvers = [] } = given;
     const log: LogLine[] = [];
     const logger = pino({}, { write: (line: string) => void log.push(JSON.parse(line) as LogLine) });
-    const started = createProxy(settingsOf(options), { logger, resolvers });
+    const started = createProxy(settingsOf(given), { logger, resolvers });
     const [address] = await started.start();
     proxies.push(started);
     const port = address !== undefined && "port" in address ? address.port : 0;
