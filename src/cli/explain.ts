@@ -36,11 +36,14 @@ export async function explain(args: readonly string[]): Promise<number> {
   const database = typeof own["database"] === "string" ? own["database"] : undefined;
   const log = createLogger({ level: "off", format: "json" });
   const explanation = await explainLogin(user, database, config, log);
-  process.stdout.write(own["json"] === true ? `${JSON.stringify(explanation, null, 2)}\n` : render(explanation));
+  process.stdout.write(
+    own["json"] === true ? `${JSON.stringify(explanation, null, 2)}\n` : renderExplanation(explanation),
+  );
   return explanation.verdict === "accepted" ? 0 : 1;
 }
 
-function render({ identity, resolvers, context, verdict, reason }: Explanation): string {
+/** For people: as it is printed. */
+export function renderExplanation({ identity, resolvers, context, verdict, reason }: Explanation): string {
   const lines: string[] = [];
   if (identity !== undefined) {
     lines.push(`login role   ${identity.loginRole}`, `database     ${identity.database}`);
