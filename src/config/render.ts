@@ -152,8 +152,8 @@ specification and they are gone.
 
 ## Changing settings
 
-Settings are read at start. SIGHUP reads \`credentials_file\` and the files of certificates, keys and CAs again, for
-connections from then on; where one of them cannot be used nothing changes, and the log says why. For other settings
+Settings are read at start. SIGHUP reads \`credentials_file\`, the file of \`resolvers\` and the files of certificates, keys
+and CAs again, for connections from then on; where one of them cannot be used nothing changes, and the log says why. For other settings
 start anew: on SIGTERM the connections that are open may go on for \`drain_timeout\` seconds, while a new process already
 takes the port.
 
