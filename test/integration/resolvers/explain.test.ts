@@ -130,6 +130,16 @@ describe.each<Place>(["dedicated", "session"])("pgvpd check, resolvers %s", (pla
     ]);
   });
 
+  it("warns where everybody may create what queries would find", async () => {
+    await stage.sql('CREATE SCHEMA IF NOT EXISTS "Open"; GRANT CREATE, USAGE ON SCHEMA "Open" TO PUBLIC');
+    const query = single("SELECT org_id AS x FROM public.org_members WHERE user_id = $1");
+    expect(await check(query, "plain", { resolver_search_path: "Open, public" })).toEqual([
+      'warning: resolver_search_path: everybody may create objects in "Open", and queries would find them: REVOKE CREATE ON SCHEMA "Open" FROM PUBLIC',
+      "ok: resolver one: can be prepared ($1 uuid)",
+    ]);
+    expect(await check(query)).toHaveLength(1);
+  });
+
   it("executes nothing", async () => {
     await stage.sql("CREATE SEQUENCE IF NOT EXISTS counted; GRANT ALL ON SEQUENCE counted TO PUBLIC");
     await check(single("SELECT nextval('public.counted') AS x, $1::text"));
