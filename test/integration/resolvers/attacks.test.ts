@@ -227,10 +227,10 @@ describe.each(versions)("PostgreSQL %s", (version) => {
 
     it("ends the login where a list has no end, in bounded memory", async () => {
       const proxy = await proxyWith(
-        "SELECT n || $1::text AS x FROM generate_series(1, 100000000) AS n",
+        "SELECT generate_series(1, 100000000) || $1::text AS x", // rows come as they are made
         'rows = "array"',
       );
-      expect(await refusal(proxy)).toMatch(/resolver one: .*1 MiB|57014/);
+      expect(await refusal(proxy)).toMatch(/resolver one: .*1 MiB/);
     });
 
     it.each(["plain", "sealed"] as const)("carries a list of 5,000 UUIDs: %s", async (database) => {
