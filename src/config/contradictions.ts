@@ -4,7 +4,7 @@
  */
 import { isIPv4 } from "node:net";
 import type { Origin } from "./assignment.ts";
-import { clientAuthOf, hasUpstreamCredential } from "./login-method.ts";
+import { clientAuthOf, hasUpstreamCredential, NO_UPSTREAM_CREDENTIAL } from "./login-method.ts";
 import { usersOfNetworks } from "./networks.ts";
 import { settings, type Config, type SettingKey } from "./settings.ts";
 
@@ -17,6 +17,7 @@ export function findContradictions(config: Config, originOf: (key: SettingKey) =
     ...listenerContradictions(config),
     ...unusedSettings(config),
     ...sealContradictions(config),
+    ...doctorContradictions(config),
     ...clientTlsContradictions(config),
     ...upstreamTlsContradictions(config),
     ...loginContradictions(config),
@@ -104,6 +105,16 @@ function* sealContradictions({ contextSeal, contextKeyFile }: Config): Generator
   if (contextSeal !== "off" && contextKeyFile === undefined) {
     yield ["contextSeal", `${contextSeal} needs context_key_file`];
   }
+}
+
+function* doctorContradictions(config: Config): Generator<Contradiction> {
+  const { doctor, doctorDatabases } = config;
+  if (doctor === "off") {
+    if (doctorDatabases.length > 0) yield ["doctorDatabases", "is used together with doctor = warn or enforce alone"];
+    return;
+  }
+  if (doctorDatabases.length === 0) yield ["doctor", `${doctor} needs doctor_database`];
+  if (doctor === "enforce" && !hasUpstreamCredential(config)) yield ["doctor", `enforce: ${NO_UPSTREAM_CREDENTIAL}`];
 }
 
 function* clientTlsContradictions(config: Config): Generator<Contradiction> {

@@ -50,17 +50,19 @@ export function encodePipeline(statements: readonly Statement[]): Buffer {
  * Reads the answers to one pipeline, up to its ReadyForQuery. [PG protocol-flow/EXT-QUERY]
  * ParameterStatus and NoticeResponse are kept in `greeting`, for the client.
  *
+ * @param maxBytes what an answer may have.
  * @throws ProxyError upstream_protocol for an answer that has no place here; upstream_login_lost.
  */
 export async function runPipeline(
   upstream: MessageStream,
   greeting: Greeting,
   signal: AbortSignal,
+  maxBytes = MAX_ANSWER_BYTES,
 ): Promise<PipelineOutcome> {
   const results: Row[][] = [];
   let rows: Row[] = [];
   let error: PipelineOutcome["error"];
-  let bytesLeft = MAX_ANSWER_BYTES;
+  let bytesLeft = maxBytes;
   for (;;) {
     const message = await readUpstream(upstream, signal);
     bytesLeft -= message.bytes.length;
