@@ -11,6 +11,7 @@ import { Deadline } from "../lib/deadline.ts";
 import { TokenBucket } from "../lib/token-bucket.ts";
 import type { Logger } from "../observe/logger.ts";
 import { Metrics } from "../observe/metrics.ts";
+import { createUnsealed } from "../proxy/context/inject-context.ts";
 import { Seal } from "../proxy/context/seal.ts";
 import { SafeRoles } from "../proxy/context/role-safety.ts";
 import { Credentials } from "../proxy/auth/credentials.ts";
@@ -89,6 +90,7 @@ export class ProxyServer {
       cancelRate: new TokenBucket(systemClock, CANCELS_PER_SECOND, CANCEL_BURST),
       safeRoles: new SafeRoles(systemClock),
       seal: this.#seal,
+      unsealed: createUnsealed(systemClock),
       metrics: this.metrics,
       directRead,
     };
