@@ -161,6 +161,23 @@ describe.each([...new Set([versions.at(0), versions.at(-1)])])("PostgreSQL %s", 
     await run("ALTER ROLE app_user NOLOGIN");
   });
 
+  it("names another database that tenants can connect to and that lacks the seal", async () => {
+    await run("CREATE DATABASE half", "postgres");
+    for (const file of ["setup.sql", "helpers.sql", "hardening.sql"]) await run(sqlFile(file), "half");
+    await run("GRANT CONNECT ON DATABASE half TO app_user", "postgres");
+    const { findings } = await visit(settings, { probing: "off" });
+    expect(findings.filter(({ code }) => code === "database_open")).toMatchObject([
+      {
+        object: "database half",
+        why: "tenants can connect to it, its context is not sealed as that of this one is",
+        fix: expect.stringMatching(/^REVOKE CONNECT ON DATABASE half FROM (PUBLIC, )?app_user;$/) as string,
+      },
+    ]);
+    await run(`SET pgvpd.carrier = 'signed'; ${sqlFile("seal.sql")}`, "half");
+    expect(codesOf(withoutServer((await visit(settings, { probing: "off" })).findings))).toEqual([]);
+    await run("DROP DATABASE half", "postgres");
+  });
+
   it("says when there is no key", async () => {
     await run("UPDATE pgvpd.context_keys SET active = false");
     const { findings } = await visit();
