@@ -27,10 +27,10 @@ export interface ProxyOptions {
 /** A proxy of this process. Nothing runs before `start`. */
 export interface Proxy {
   /**
-   * Opens the listeners.
+   * Opens the listeners, once `doctor` has looked.
    *
    * @returns where clients connect; with `port: 0` the port that the system chose.
-   * @throws Error naming the address that cannot be had.
+   * @throws Error naming the address that cannot be had, or what doctor = enforce does not let pass.
    */
   start(): Promise<readonly ListenAddress[]>;
   /** Accepts no more, and ends what is left after `drain_timeout` seconds. Resolves when nothing is open. */
@@ -54,7 +54,10 @@ export function createProxy(settings: SettingValues = {}, options: ProxyOptions 
   const logger = options.logger ?? createLogger({ level: config.logLevel, format: config.logFormat });
   const server = new ProxyServer(config, logger, options.resolvers);
   return {
-    start: () => server.start(),
+    start: async () => {
+      if (config.doctor !== "off") await (await import("./doctor/at-start.ts")).examineAtStart(config, logger);
+      return server.start();
+    },
     drain: () => server.drain(),
     stop: () => server.closeNow(),
     get sessionCount() {

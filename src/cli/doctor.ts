@@ -7,10 +7,10 @@ import { ConfigError } from "../config/config-error.ts";
 import { readDatabaseUrl, type DatabaseUrl } from "../config/database-url.ts";
 import { loadConfig } from "../config/load.ts";
 import { oneLine, quoted } from "../config/one-line.ts";
-import { examine, type Examination } from "../doctor/examine.ts";
+import { examine, type Examination, type Probing } from "../doctor/examine.ts";
 import { SEVERITIES, type Finding, type Severity } from "../doctor/finding.ts";
 import { countsAs } from "../doctor/scope.ts";
-import type { Probing } from "../doctor/registry.ts";
+
 import { parseArguments } from "./args.ts";
 
 export const doctorUsage = `Usage: pgvpd doctor --database-url URL [--config FILE] [settings] [options]

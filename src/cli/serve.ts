@@ -2,8 +2,10 @@
  * `pgvpd serve`: runs the proxy until a signal ends it. The first SIGTERM or SIGINT drains: no new connection, those that
  * are open may finish within `drain_timeout`. A second signal closes at once.
  */
+import type { Config } from "../config/settings.ts";
 import { systemClock } from "../lib/clock.ts";
 import { createLogger, flushLog, type Logger } from "../observe/logger.ts";
+import type { ListenAddress } from "../proxy/listen/listener.ts";
 import { ProxyServer } from "../runtime/proxy.ts";
 import { configFromArguments } from "./args.ts";
 
@@ -17,7 +19,7 @@ export async function serve(args: readonly string[]): Promise<number> {
   for (const warning of warnings) log.warn(warning);
 
   const proxy = new ProxyServer(config, log);
-  const starting = proxy.start();
+  const starting = start(proxy, config, log);
   process.on("SIGHUP", () => reload(proxy, log));
   const drained = drainOnSignal(proxy, starting, log);
   for (const address of await starting) log.info(address, "listening");
@@ -27,11 +29,17 @@ export async function serve(args: readonly string[]): Promise<number> {
   return 0;
 }
 
+/** With doctor's code loaded only where it is asked for. */
+async function start(proxy: ProxyServer, config: Config, log: Logger): Promise<readonly ListenAddress[]> {
+  if (config.doctor !== "off") await (await import("../doctor/at-start.ts")).examineAtStart(config, log);
+  return proxy.start();
+}
+
 /** All of it, or nothing: a file that cannot be used changes nothing. */
 function reload(proxy: ProxyServer, log: Logger): void {
   try {
     proxy.reload();
-    log.info("reloaded certificates and credentials; other settings take effect with a restart");
+    log.info("reloaded certificates, credentials and context_key_file; other settings take effect with a restart");
   } catch (error) {
     log.error(`could not reload, everything stays as it was: ${(error as Error).message}`);
   }

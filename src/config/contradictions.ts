@@ -4,7 +4,7 @@
  */
 import { isIPv4 } from "node:net";
 import type { Origin } from "./assignment.ts";
-import { clientAuthOf, hasUpstreamCredential } from "./login-method.ts";
+import { clientAuthOf, hasUpstreamCredential, NO_UPSTREAM_CREDENTIAL } from "./login-method.ts";
 import { usersOfNetworks } from "./networks.ts";
 import { settings, type Config, type SettingKey } from "./settings.ts";
 
@@ -18,6 +18,7 @@ export function findContradictions(config: Config, originOf: (key: SettingKey) =
     ...unusedSettings(config),
     ...sealContradictions(config),
     ...resolverContradictions(config),
+    ...doctorContradictions(config),
     ...clientTlsContradictions(config),
     ...upstreamTlsContradictions(config),
     ...loginContradictions(config),
@@ -128,6 +129,16 @@ function* resolverContradictions(config: Config): Generator<Contradiction> {
   if (resolverConnection === "session" && poolMode !== "none") {
     yield ["resolverConnection", `session contradicts pool_mode = ${poolMode}`];
   }
+}
+
+function* doctorContradictions(config: Config): Generator<Contradiction> {
+  const { doctor, doctorDatabases } = config;
+  if (doctor === "off") {
+    if (doctorDatabases.length > 0) yield ["doctorDatabases", "is used together with doctor = warn or enforce alone"];
+    return;
+  }
+  if (doctorDatabases.length === 0) yield ["doctor", `${doctor} needs doctor_database`];
+  if (doctor === "enforce" && !hasUpstreamCredential(config)) yield ["doctor", `enforce: ${NO_UPSTREAM_CREDENTIAL}`];
 }
 
 function* clientTlsContradictions(config: Config): Generator<Contradiction> {

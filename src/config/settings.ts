@@ -21,6 +21,7 @@ export type SettingGroup =
   | "Upstream"
   | "Tenant and context"
   | "Roles and parameters"
+  | "Doctor"
   | "Login"
   | "TLS"
   | "Timeouts"
@@ -237,6 +238,20 @@ export const settings = {
     doc: "Startup parameters of a tenant's client that are dropped silently.",
   }),
 
+  doctor: setting({
+    name: "doctor",
+    group: "Doctor",
+    type: oneOf("off", "warn", "enforce"),
+    default: "off",
+    doc: "Looks for ways from tenant to tenant at start. warn: they are logged. enforce: pgvpd does not start with an error.",
+  }),
+  doctorDatabases: setting({
+    name: "doctor_database",
+    group: "Doctor",
+    type: list("names of databases, separated by commas"),
+    doc: "Databases that doctor looks at, as the first of login_roles; pgvpd needs an upstream credential of its own.",
+  }),
+
   clientAuth: setting({
     name: "client_auth",
     group: "Login",
@@ -294,7 +309,7 @@ export const settings = {
     group: "Login",
     type: secret,
     isSecret: true,
-    doc: "Password that pgvpd logs in upstream with, where it has ended a client's authentication itself.",
+    doc: "Password that pgvpd logs in upstream with, where it has ended a client's authentication itself, and for doctor.",
   }),
   upstreamPasswordFile: setting({
     name: "upstream_password_file",

@@ -22,6 +22,8 @@ export interface Finding {
 export interface NotChecked {
   readonly what: string;
   readonly reason: string;
+  /** The role that looks may not see it: an administrator may. */
+  readonly isDenied?: true;
 }
 
 export interface Look {

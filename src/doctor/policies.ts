@@ -64,15 +64,15 @@ interface FunctionRow {
 
 export const policies: Topic = {
   name: "policies",
-  async look(client, scope) {
+  async look(catalog, scope) {
     const isSealed = scope.carrier === "slot" || scope.carrier === "signed";
     const values = sharedValues(scope);
     return combine([
-      await lookWith(client, "policies", QUESTION, values, (rows: readonly PolicyRow[]) =>
+      await lookWith(catalog, "policies", QUESTION, values, (rows: readonly PolicyRow[]) =>
         judgePolicies(rows, isSealed),
       ),
       await lookWith(
-        client,
+        catalog,
         "functions of policies",
         FUNCTION_QUESTION,
         [...values, isSealed],

@@ -8,7 +8,7 @@ import type { Client } from "pg";
 import { padKey, readSealKeys, type SealKey } from "../config/seal-keys.ts";
 import { HELLO, signContext } from "../proxy/context/seal.ts";
 import { attacksOn, type Attack, type Ground } from "./attacks.ts";
-import { shared, sharedValues, type Topic } from "./catalog-check.ts";
+import { shared, sharedValues } from "./catalog-check.ts";
 import { combine, type Finding, type Look } from "./finding.ts";
 import type { Scope } from "./scope.ts";
 
@@ -22,24 +22,19 @@ const USUAL_VARIABLE = "app.current_tenant_id";
 class NotPossible extends Error {}
 
 /** @param onTables also asks every protected table for rows without a tenant, and for rows of one that nobody has. */
-export function probes(onTables: boolean): Topic {
-  return {
-    name: "probes",
-    async look(client, scope) {
-      try {
-        await requireRights(client, scope);
-        await client.query("BEGIN READ WRITE");
-        try {
-          await client.query(LIMITS);
-          return await tryAll(client, await prepare(client, scope), onTables);
-        } finally {
-          await client.query("ROLLBACK");
-        }
-      } catch (error) {
-        return { findings: [], notChecked: [{ what: "probes", reason: (error as Error).message }] };
-      }
-    },
-  };
+export async function probe(client: Client, scope: Scope, onTables: boolean): Promise<Look> {
+  try {
+    await requireRights(client, scope);
+    await client.query("BEGIN READ WRITE");
+    try {
+      await client.query(LIMITS);
+      return await tryAll(client, await prepare(client, scope), onTables);
+    } finally {
+      await client.query("ROLLBACK");
+    }
+  } catch (error) {
+    return { findings: [], notChecked: [{ what: "probes", reason: (error as Error).message }] };
+  }
 }
 
 interface Rights {

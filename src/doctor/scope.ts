@@ -2,9 +2,9 @@
  * What the checks look at: the roles that tenants get, the columns that hold a tenant, the server. It is asked once, and
  * every check starts from it.
  */
-import type { Client } from "pg";
 import { rolesOf } from "../check/roles.ts";
 import type { Config } from "../config/settings.ts";
+import type { Catalog } from "./catalog.ts";
 import type { Finding, NotChecked } from "./finding.ts";
 
 /** The settings that say what tenants get. */
@@ -58,21 +58,21 @@ const COLUMN_QUESTION = `SELECT DISTINCT a.attname::text AS name
   LIMIT 100`;
 
 /** @param columns names of tenant columns beside those that policies compare with the tenant. */
-export async function findScope(client: Client, config: DoctorConfig, columns: readonly string[]): Promise<Scope> {
-  const { rows: servers } = await client.query<ServerRow>(
+export async function findScope(catalog: Catalog, config: DoctorConfig, columns: readonly string[]): Promise<Scope> {
+  const { rows: servers } = await catalog.query<ServerRow>(
     `SELECT current_database()::text AS database, current_user::text AS role, current_setting('is_superuser') = 'on' AS "isSuperuser",
        current_setting('server_version_num')::int AS version,
        -- Read, not called: it may be anybody's, and would run with our rights.
-       (SELECT substring(p.prosrc FROM '''(none|slot|signed)''') FROM pg_proc p
-        WHERE p.oid = to_regprocedure('pgvpd.seal_carrier()')) AS carrier`,
+       (SELECT substring(p.prosrc FROM '''(none|slot|signed)''') FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname = 'pgvpd' AND p.proname = 'seal_carrier' AND p.pronargs = 0) AS carrier`,
   );
   const server = servers[0] as ServerRow;
   const wanted = rolesOf(config);
-  const { rows: roles } = await client.query<{ rolname: string }>(
+  const { rows: roles } = await catalog.query<{ rolname: string }>(
     "SELECT rolname::text FROM pg_roles WHERE rolname = ANY ($1)",
     [wanted],
   );
-  const { rows: learned } = await client.query<{ name: string }>(COLUMN_QUESTION);
+  const { rows: learned } = await catalog.query<{ name: string }>(COLUMN_QUESTION);
   const tenantRoles = wanted.filter((name) => roles.some(({ rolname }) => rolname === name));
   const loginRoles = rolesOf({ ...config, setRole: undefined });
   return {

@@ -131,11 +131,11 @@ interface UpsertRow {
 
 export const serverVersion: Topic = {
   name: "server version",
-  async look(client, scope) {
+  async look(catalog, scope) {
     const look = { findings: judgeVersion(scope.version), notChecked: [] };
     if (!faultsOf(scope.version).some(({ cve }) => cve === UPSERT_FAULT)) return look;
     const values = sharedValues(scope);
-    return combine([look, await lookWith(client, "table_upsert_shows_rows", UPSERT_QUESTION, values, judgeUpserts)]);
+    return combine([look, await lookWith(catalog, "table_upsert_shows_rows", UPSERT_QUESTION, values, judgeUpserts)]);
   },
 };
 

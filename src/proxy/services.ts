@@ -13,6 +13,7 @@ import type { LoginThrottle } from "./auth/login-throttle.ts";
 import type { ClientTls } from "./client/client-tls.ts";
 import type { Resolvers } from "./context/resolvers.ts";
 import type { SafeRoles } from "./context/role-safety.ts";
+import type { RecentKeys } from "../lib/recent-keys.ts";
 import type { Seal } from "./context/seal.ts";
 import type { CancelKeys } from "./upstream/cancel-keys.ts";
 import type { Dial } from "./upstream/dial.ts";
@@ -42,6 +43,8 @@ export interface ProxyServices {
   readonly safeRoles: SafeRoles;
   /** Undefined with `context_seal = off`. */
   readonly seal: Seal | undefined;
+  /** Databases without the seal that were warned of. */
+  readonly unsealed: RecentKeys;
   readonly log: Logger;
   readonly metrics: Metrics;
   /** Whether sockets may be moved to direct reads: see forward/direct-read.ts. */

@@ -13,6 +13,7 @@ import { TokenBucket } from "../lib/token-bucket.ts";
 import type { Logger } from "../observe/logger.ts";
 import { Metrics } from "../observe/metrics.ts";
 import { Resolvers } from "../proxy/context/resolvers.ts";
+import { createUnsealed } from "../proxy/context/inject-context.ts";
 import { Seal } from "../proxy/context/seal.ts";
 import { SafeRoles } from "../proxy/context/role-safety.ts";
 import { Credentials } from "../proxy/auth/credentials.ts";
@@ -97,6 +98,7 @@ export class ProxyServer {
       resolvers: this.#resolvers,
       safeRoles: new SafeRoles(systemClock),
       seal: this.#seal,
+      unsealed: createUnsealed(systemClock),
       metrics: this.metrics,
       directRead,
     };

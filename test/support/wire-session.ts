@@ -14,6 +14,7 @@ import { Credentials } from "../../src/proxy/auth/credentials.ts";
 import type { CredentialsFile } from "../../src/proxy/auth/credentials-file.ts";
 import { LoginThrottle } from "../../src/proxy/auth/login-throttle.ts";
 import type { ClientTls } from "../../src/proxy/client/client-tls.ts";
+import { createUnsealed } from "../../src/proxy/context/inject-context.ts";
 import type { Seal } from "../../src/proxy/context/seal.ts";
 import { Resolvers } from "../../src/proxy/context/resolvers.ts";
 import { SafeRoles } from "../../src/proxy/context/role-safety.ts";
@@ -106,6 +107,7 @@ export class Wire {
       safeRoles: new SafeRoles(this.clock),
       resolvers: new Resolvers(this.config, [], { ...login, metrics: new Metrics() }),
       seal: options.seal,
+      unsealed: createUnsealed(this.clock),
       metrics: new Metrics(),
       directRead: false,
     };

@@ -18,9 +18,10 @@ const LAYERS: readonly (readonly string[])[] = [
   ["proxy/services.ts"],
   ["proxy/session.ts"],
   ["runtime"],
-  ["index.ts"],
-  ["check", "demo"],
+  ["check"],
   ["doctor"],
+  ["index.ts"],
+  ["demo"],
   ["cli"],
   ["main.ts"],
 ];

@@ -83,7 +83,7 @@ async function readAnswers(
   signal: AbortSignal,
 ): Promise<PipelineOutcome> {
   try {
-    return await runPipeline(stream, greeting, signal, true);
+    return await runPipeline(stream, greeting, signal, { isDescribed: true });
   } catch (error) {
     if (!(error instanceof ProxyError) || error.code !== "upstream_protocol") throw error;
     for (const resolver of names) metrics.resolverErrors.inc({ resolver });

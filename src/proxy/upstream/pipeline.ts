@@ -60,18 +60,24 @@ export function encodePipeline(statements: readonly Statement[]): Buffer {
   return Buffer.concat([...parts, serialize.close(UNNAMED_STATEMENT), serialize.sync()]);
 }
 
+export interface PipelineOptions {
+  /** Some of the statements are to be described. */
+  readonly isDescribed?: boolean;
+  /** What the answers may have, all together. */
+  readonly maxBytes?: number;
+}
+
 /**
  * Reads the answers to one pipeline, up to its ReadyForQuery. [PG protocol-flow/EXT-QUERY]
  * ParameterStatus and NoticeResponse are kept in `greeting`, for the client.
  *
- * @param isDescribed some of the statements are to be described.
  * @throws ProxyError upstream_protocol for an answer that has no place here; upstream_login_lost.
  */
 export async function runPipeline(
   upstream: MessageStream,
   greeting: Greeting,
   signal: AbortSignal,
-  isDescribed = false,
+  { isDescribed = false, maxBytes = MAX_ANSWER_BYTES }: PipelineOptions = {},
 ): Promise<PipelineOutcome> {
   const results: Row[][] = [];
   const columns: (readonly string[])[] = [];
@@ -79,7 +85,7 @@ export async function runPipeline(
   let rows: Row[] = [];
   let error: PipelineOutcome["error"];
   let isNotified = false;
-  let bytesLeft = MAX_ANSWER_BYTES;
+  let bytesLeft = maxBytes;
   for (;;) {
     const message = await readUpstream(upstream, signal, MAX_ANSWER_BYTES);
     if (message.type !== backend.notificationResponse) bytesLeft -= message.bytes.length;

@@ -7,6 +7,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { Client } from "pg";
+import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { readDatabaseUrl } from "../../../src/config/database-url.ts";
 import { configFromSettings, type SettingValues } from "../../../src/config/load.ts";
@@ -14,9 +15,10 @@ import { createKeyFile } from "../../../src/config/seal-keys.ts";
 import { createDemoDatabase, demoDatabase, planDemoDatabase } from "../../../src/demo/demo-database.ts";
 import type { DemoFolder } from "../../../src/demo/demo-folder.ts";
 import type { DemoServer } from "../../../src/demo/demo-server.ts";
-import { examine, type Examination } from "../../../src/doctor/examine.ts";
+import { examineAtStart } from "../../../src/doctor/at-start.ts";
+import { examine, type Examination, type Probing } from "../../../src/doctor/examine.ts";
 import type { Finding } from "../../../src/doctor/finding.ts";
-import type { Probing } from "../../../src/doctor/registry.ts";
+
 import { availableVersions, requireTool, startPostgres, type PostgresServer } from "../../support/postgres.ts";
 import { FAULTS, FAULTY_ROLES, SERVER_FAULTS, type Fault } from "./faults.ts";
 
@@ -99,6 +101,25 @@ describe.each([...new Set([versions.at(0), versions.at(-1)])])("PostgreSQL %s", 
     expect(notChecked).toEqual([]);
   });
 
+  it("finds nothing at a start either, where it looks as the login role, but for what that role may not see", async () => {
+    const lines: string[] = [];
+    const config = configFromSettings({
+      ...settings,
+      upstream_host: server.host,
+      upstream_port: server.port,
+      upstream_require_auth: "none",
+      doctor: "warn",
+      doctor_database: demoDatabase,
+    });
+    await examineAtStart(config, pino({ base: null }, { write: (line) => void lines.push(line) }));
+    const logged = lines.map((line) => JSON.parse(line) as { code?: string; what?: string; msg: string });
+    const others = logged.filter(({ code }) => code === undefined || !OF_THE_SERVER.includes(code));
+    expect(others.map(({ code, what, msg }) => [code ?? what, msg])).toEqual([
+      ["seal_without_key", "doctor: not checked"],
+      [undefined, "doctor has looked"],
+    ]);
+  });
+
   it("leaves nothing behind", async () => {
     const state = `SELECT (SELECT count(*) FROM pg_class) AS classes, (SELECT count(*) FROM pg_namespace) AS schemas,
       (SELECT count(*) FROM pg_policy) AS policies, (SELECT array_agg(kid) FROM pgvpd.context_keys) AS keys`;
@@ -134,10 +155,27 @@ describe.each([...new Set([versions.at(0), versions.at(-1)])])("PostgreSQL %s", 
     const { findings, notChecked } = await visit({}, { user: "app_user" });
     expect(codesOf(withoutServer(findings))).toEqual([]);
     expect(notChecked).toEqual([
-      { what: "seal_without_key", reason: "permission denied for table context_keys" },
+      { what: "seal_without_key", reason: "permission denied for table context_keys", isDenied: true },
       { what: "probes", reason: "role app_user may not create a schema: give the URL of an administrator" },
     ]);
     await run("ALTER ROLE app_user NOLOGIN");
+  });
+
+  it("names another database that tenants can connect to and that lacks the seal", async () => {
+    await run("CREATE DATABASE half", "postgres");
+    for (const file of ["setup.sql", "helpers.sql", "hardening.sql"]) await run(sqlFile(file), "half");
+    await run("GRANT CONNECT ON DATABASE half TO app_user", "postgres");
+    const { findings } = await visit(settings, { probing: "off" });
+    expect(findings.filter(({ code }) => code === "database_open")).toMatchObject([
+      {
+        object: "database half",
+        why: "tenants can connect to it, its context is not sealed as that of this one is",
+        fix: expect.stringMatching(/^REVOKE CONNECT ON DATABASE half FROM (PUBLIC, )?app_user;$/) as string,
+      },
+    ]);
+    await run(`SET pgvpd.carrier = 'signed'; ${sqlFile("seal.sql")}`, "half");
+    expect(codesOf(withoutServer((await visit(settings, { probing: "off" })).findings))).toEqual([]);
+    await run("DROP DATABASE half", "postgres");
   });
 
   it("says when there is no key", async () => {
@@ -245,7 +283,8 @@ describe.each([...new Set([versions.at(0), versions.at(-1)])])("PostgreSQL %s", 
           const [finding] = rest as [Finding, ...Finding[]];
           expect(await applyFix(finding.fix), `${finding.code}: ${finding.fix}`).toBe("");
           const isLeft = async (): Promise<boolean> => {
-            rest = (await visit(faulty)).findings.filter(({ fix }) => !fix.startsWith("--"));
+            const probing = finding.code.startsWith("probe_") ? "scratch" : "off";
+            rest = (await visit(faulty, { probing })).findings.filter(({ fix }) => !fix.startsWith("--"));
             return rest.some(({ code, object }) => code === finding.code && object === finding.object);
           };
           await expect
