@@ -16,7 +16,7 @@ import type { Borrower } from "../pool/borrower.ts";
 import type { Applicant, Pool, Request } from "../pool/pool.ts";
 import type { Holder, PooledSession } from "../pool/pooled-session.ts";
 import { moveToDirectRead } from "../socket/direct-read.ts";
-import { encodeCloseStatement, encodeParse, type Prepared } from "../pool/prepared.ts";
+import { encodeCloseStatement, encodeParse, serverNameOf, type Prepared } from "../pool/prepared.ts";
 import { effects, type Effects, type PinReason } from "../pool/sql-effects.ts";
 import { UpstreamRefusal } from "../upstream/await-ready.ts";
 import type { CancelSubject, HeldTarget } from "../upstream/cancel-keys.ts";
@@ -505,7 +505,10 @@ export class PooledForwarding implements Holder, Applicant {
       this.#push(asked.parse);
       return at;
     }
-    if (this.#statements.size >= MAX_STATEMENTS || this.#statementBytes + definition.length > MAX_STATEMENT_BYTES) {
+    if (
+      this.#statements.size >= MAX_STATEMENTS ||
+      this.#statementBytes + definition.length + name.length > MAX_STATEMENT_BYTES
+    ) {
       this.#pin("statement_memory");
       this.#push(asked.parse);
       return at;
@@ -522,8 +525,7 @@ export class PooledForwarding implements Holder, Applicant {
       return available;
     }
     this.#makeRoom(session, config.maxPreparedStatements);
-    session.statements.set(prepared, prepared.number);
-    this.#replace(...this.#parseAs(prepared));
+    this.#replace(...this.#parseAs(session, prepared));
     this.#push(asked.parse, about);
     return available;
   }
@@ -534,12 +536,18 @@ export class PooledForwarding implements Holder, Applicant {
     return end;
   }
 
-  /** Parse under our name; behind a DEALLOCATE that may have failed, the name may still be taken. */
-  #parseAs({ serverName, definition }: Prepared): Buffer[] {
-    const parse = encodeParse(serverName, definition);
-    if (!this.#hasLeftovers) return [parse];
+  /**
+   * Parse under our name. Behind a DEALLOCATE that may have failed the name may still be taken, and what the statement was
+   * called before is of no use any more.
+   */
+  #parseAs({ statements }: PooledSession, prepared: Prepared): Buffer[] {
+    const parse = encodeParse(prepared.serverName, prepared.definition);
+    const before = statements.get(prepared);
+    statements.set(prepared, prepared.number);
+    const isReplaced = before !== undefined && before !== prepared.number;
+    if (!isReplaced && !this.#hasLeftovers) return [parse];
     this.#push(asked.ourClose);
-    return [encodeCloseStatement(serverName), parse];
+    return [encodeCloseStatement(isReplaced ? serverNameOf(before) : prepared.serverName), parse];
   }
 
   /** Closes what was used longest ago. */
@@ -611,8 +619,7 @@ export class PooledForwarding implements Holder, Applicant {
     }
     if (this.#isBlind) throw new ProxyError("copy_ambiguous");
     this.#makeRoom(session, maxPreparedStatements);
-    statements.set(prepared, prepared.number);
-    this.#replace(...this.#parseAs(prepared));
+    this.#replace(...this.#parseAs(session, prepared));
     this.#push(asked.ourParse, { prepared });
   }
 
@@ -653,14 +660,14 @@ export class PooledForwarding implements Holder, Applicant {
     const prepared = this.#statements.get(name);
     if (prepared === undefined) return undefined;
     this.#statements.delete(name);
-    this.#statementBytes -= prepared.definition.length;
+    this.#statementBytes -= prepared.definition.length + name.length;
     return { undo: () => this.#remember(name, prepared) };
   }
 
   #remember(name: string, prepared: Prepared): void {
     if (this.#statements.has(name)) return;
     this.#statements.set(name, prepared);
-    this.#statementBytes += prepared.definition.length;
+    this.#statementBytes += prepared.definition.length + name.length;
   }
 
   #deallocate(session: PooledSession, { deallocated }: Effects): About | undefined {
