@@ -10,7 +10,7 @@ export interface PooledProxy {
   readonly proxy: Proxy;
   readonly port: number;
   /** Connection values of a tenant's client. */
-  through(tenant: string, more?: ClientConfig): ClientConfig;
+  readonly through: (tenant: string, more?: ClientConfig) => ClientConfig;
   /** A connected client, which the caller ends. */
   connect(tenant: string, more?: ClientConfig): Promise<Client>;
   logIn(tenant: string, parameters?: Readonly<Record<string, string>>): Promise<RawClient>;
