@@ -378,23 +378,27 @@ export class Pool {
 
   /** Tries again while the server is not there, for as long as a client may wait. */
   async #open(bucket: Bucket, borrower: Borrower, signal: AbortSignal): Promise<PooledSession> {
-    const { clock, config, directRead } = this.#services;
-    const { role, database } = bucket;
+    const { clock, config } = this.#services;
     const until = clock.now() + config.poolCheckoutTimeoutMs;
     for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS)) {
       try {
-        using _place = await this.#logins.enter(signal);
-        const opened = await this.#services.open({ role, database, secrets: borrower.secrets }, signal);
-        this.counts.creates += 1;
-        const session = new PooledSession(bucket, opened, directRead);
-        session.tenant = borrower.identity.tenant;
-        this.#lent.add(session);
-        return session;
+        return await this.#openOnce(bucket, borrower, signal);
       } catch (error) {
         if (signal.aborted || !isTransient(error) || clock.now() + pauseMs > until) throw error;
         await pause(clock, pauseMs, signal);
       }
     }
+  }
+
+  async #openOnce(bucket: Bucket, borrower: Borrower, signal: AbortSignal): Promise<PooledSession> {
+    const { role, database } = bucket;
+    using _place = await this.#logins.enter(signal);
+    const opened = await this.#services.open({ role, database, secrets: borrower.secrets }, signal);
+    this.counts.creates += 1;
+    const session = new PooledSession(bucket, opened, this.#services.directRead);
+    session.tenant = borrower.identity.tenant;
+    this.#lent.add(session);
+    return session;
   }
 
   async #clean(session: PooledSession, isAtRest: boolean): Promise<void> {
