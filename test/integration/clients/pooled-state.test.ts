@@ -24,7 +24,7 @@ describe.each(versions)("PostgreSQL %s", (version) => {
   });
   afterEach(async () => {
     await Promise.all(open.splice(0).map((client) => client.end()));
-    await expect.poll(() => pooled.proxy.sessionCount).toBe(0);
+    await expect.poll(() => pooled.proxy.sessionCount, { timeout: 10_000 }).toBe(0);
     await pooled.proxy.stop();
   });
   afterAll(() => fixture?.[Symbol.asyncDispose]());
