@@ -19,8 +19,10 @@ import { SafeRoles } from "../proxy/context/role-safety.ts";
 import { Credentials } from "../proxy/auth/credentials.ts";
 import { LoginThrottle } from "../proxy/auth/login-throttle.ts";
 import { ClientTls } from "../proxy/client/client-tls.ts";
-import { isDirectReadSafe } from "../proxy/forward/direct-read-check.ts";
+import { isDirectReadSafe } from "../proxy/socket/direct-read-check.ts";
 import { listen, type ListenAddress, type Listener } from "../proxy/listen/listener.ts";
+import type { Pool } from "../proxy/pool/pool.ts";
+import { createPool } from "./create-pool.ts";
 import type { ProxyServices } from "../proxy/services.ts";
 import { Session } from "../proxy/session.ts";
 import { createCancelKeys } from "../proxy/upstream/cancel-keys.ts";
@@ -49,12 +51,14 @@ export class ProxyServer {
   #roleDefaults: RoleDefaults | undefined;
   #seal: Seal | undefined;
   #resolvers: Resolvers | undefined;
+  #pool: Pool | undefined;
   #nextId = 1;
   #draining: Promise<void> | undefined;
 
   /** @param resolvers functions of the embedding program. */
   constructor(config: Config, log: Logger, resolvers: readonly CodeResolver[] = []) {
-    this.#config = config;
+    // A session that clients share has begun before its client came: the context comes by query.
+    this.#config = config.poolMode === "none" ? config : { ...config, contextInjection: "query" };
     this.#resolversInCode = resolvers;
     this.#log = log;
   }
@@ -85,6 +89,21 @@ export class ProxyServer {
     const { contextSeal, contextKeyFile, contextSealTtlMs } = config;
     if (contextSeal !== "off" && contextKeyFile !== undefined)
       this.#seal = new Seal({ contextKeyFile, contextSealTtlMs });
+    const safeRoles = new SafeRoles(systemClock);
+    const unsealed = createUnsealed(systemClock);
+    const roleDefaults = this.#roleDefaults;
+    if (config.poolMode !== "none") {
+      this.#pool = createPool({
+        ...login,
+        roleDefaults,
+        safeRoles,
+        seal: this.#seal,
+        unsealed,
+        upstreamTls: this.#upstreamTls,
+        metrics: this.metrics,
+        directRead,
+      });
+    }
     const services: ProxyServices = {
       ...login,
       clientTls: this.#clientTls,
@@ -92,13 +111,14 @@ export class ProxyServer {
       networks: new AllowedNetworks(config.allowFrom),
       throttle: new LoginThrottle(systemClock, config.loginThrottleMs),
       credentials: this.#credentials,
-      roleDefaults: this.#roleDefaults,
+      roleDefaults,
       cancelKeys: createCancelKeys(),
       cancelRate: new TokenBucket(systemClock, CANCELS_PER_SECOND, CANCEL_BURST),
       resolvers: this.#resolvers,
-      safeRoles: new SafeRoles(systemClock),
+      pool: this.#pool,
+      safeRoles,
       seal: this.#seal,
-      unsealed: createUnsealed(systemClock),
+      unsealed,
       metrics: this.metrics,
       directRead,
     };
@@ -187,6 +207,7 @@ export class ProxyServer {
     this.#credentials?.close();
     this.#roleDefaults?.close();
     this.#resolvers?.close();
+    this.#pool?.close();
   }
 
   /** Does not wait: a server's close does so for its connections, and those are waited for as sessions. */

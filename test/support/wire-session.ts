@@ -106,6 +106,7 @@ export class Wire {
       cancelRate: new TokenBucket(this.clock, perSecond, burst),
       safeRoles: new SafeRoles(this.clock),
       resolvers: new Resolvers(this.config, [], { ...login, metrics: new Metrics() }),
+      pool: undefined,
       seal: options.seal,
       unsealed: createUnsealed(this.clock),
       metrics: new Metrics(),

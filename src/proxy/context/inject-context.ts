@@ -14,7 +14,14 @@ import type { MessageStream } from "../message-stream.ts";
 import type { ContextValue, TenantIdentity } from "../tenant/identity.ts";
 import { UpstreamRefusal, type Greeting } from "../upstream/await-ready.ts";
 import { mayPin } from "../upstream/tenant-startup.ts";
-import { encodePipeline, runPipeline, setConfig, type Row, type Statement } from "../upstream/pipeline.ts";
+import {
+  encodePipeline,
+  runPipeline,
+  setConfig,
+  type PipelineOutcome,
+  type Row,
+  type Statement,
+} from "../upstream/pipeline.ts";
 import { HELLO, isNotInstalled, type Seal } from "./seal.ts";
 import { assertRolesAreSafe, ROLE_QUESTION, type SafeRoles } from "./role-safety.ts";
 
@@ -96,14 +103,30 @@ async function askHello(
   upstream.write(encodePipeline([HELLO]));
   const { results, error } = await runPipeline(upstream, greeting, signal);
   if (error === undefined) return results[0];
-  if (contextSeal === "on" && isNotInstalled(sqlstateOf(error.response.body))) {
-    if (!unsealed.has(database)) {
-      log.warn({ database, cause: error.text }, "the context is not sealed: install sql/seal.sql in this database");
-      unsealed.add(database);
-    }
-    return undefined;
+  assertMayBeUnsealed(error, database, { config: { contextSeal }, unsealed, log });
+  return undefined;
+}
+
+/**
+ * pgvpd.hello() has failed: with `context_seal = on` the context stays unsealed where the functions are not installed.
+ *
+ * @throws ProxyError context_failed (28000) everywhere else.
+ */
+export function assertMayBeUnsealed(
+  error: NonNullable<PipelineOutcome["error"]>,
+  database: string,
+  {
+    config: { contextSeal },
+    unsealed,
+    log,
+  }: { config: Pick<InjectConfig, "contextSeal"> } & Pick<InjectServices, "unsealed" | "log">,
+): void {
+  if (contextSeal !== "on" || !isNotInstalled(sqlstateOf(error.response.body))) {
+    throw new ProxyError("context_failed", { detail: `context_seal = ${contextSeal}: ${error.text}` });
   }
-  throw new ProxyError("context_failed", { detail: `context_seal = ${contextSeal}: ${error.text}` });
+  if (unsealed.has(database)) return;
+  log.warn({ database, cause: error.text }, "the context is not sealed: install sql/seal.sql in this database");
+  unsealed.add(database);
 }
 
 /**
@@ -123,7 +146,7 @@ function contextToSet(identity: TenantIdentity, greeting: Greeting, config: Inje
  * Variables that resolvers have given no value, where the role or the database has a default for them. Those that have none
  * stay unset.
  */
-function emptied({ derived }: TenantIdentity, resolved: readonly ContextValue[]): Statement[] {
+export function emptied({ derived }: TenantIdentity, resolved: readonly ContextValue[]): Statement[] {
   const isSet = new Set(resolved.map(({ name }) => name));
   const names = derived.filter((name) => !isSet.has(name));
   const calls = names.map((_, index) => {
@@ -156,7 +179,7 @@ function clientParameters(
 }
 
 /** set_config returns the value as the server understood it: a custom variable must have come through unchanged. */
-function assertContextIs(context: readonly ContextValue[], rows: readonly Row[] | undefined): void {
+export function assertContextIs(context: readonly ContextValue[], rows: readonly Row[] | undefined): void {
   const row = rows?.[0] ?? [];
   for (const [index, { name, value }] of context.entries()) {
     if (name.includes(".") && row[index] !== value) {

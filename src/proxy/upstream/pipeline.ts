@@ -13,7 +13,7 @@ import {
 import { backend } from "../../protocol/message-types.ts";
 import type { Message } from "../../protocol/message.ts";
 import type { MessageStream } from "../message-stream.ts";
-import { readUpstream, unexpected, type Greeting } from "./await-ready.ts";
+import { readUpstream, takeUpstream, unexpected, type Greeting } from "./await-ready.ts";
 
 export interface Statement {
   readonly sql: string;
@@ -65,6 +65,8 @@ export interface PipelineOptions {
   readonly isDescribed?: boolean;
   /** What the answers may have, all together. */
   readonly maxBytes?: number;
+  /** A transaction of somebody else's is open, and stays so. */
+  readonly mayBeInTransaction?: boolean;
 }
 
 /**
@@ -77,7 +79,7 @@ export async function runPipeline(
   upstream: MessageStream,
   greeting: Greeting,
   signal: AbortSignal,
-  { isDescribed = false, maxBytes = MAX_ANSWER_BYTES }: PipelineOptions = {},
+  { isDescribed = false, maxBytes = MAX_ANSWER_BYTES, mayBeInTransaction = false }: PipelineOptions = {},
 ): Promise<PipelineOutcome> {
   const results: Row[][] = [];
   const columns: (readonly string[])[] = [];
@@ -87,7 +89,8 @@ export async function runPipeline(
   let isNotified = false;
   let bytesLeft = maxBytes;
   for (;;) {
-    const message = await readUpstream(upstream, signal, MAX_ANSWER_BYTES);
+    const message =
+      takeUpstream(upstream, signal, MAX_ANSWER_BYTES) ?? (await readUpstream(upstream, signal, MAX_ANSWER_BYTES));
     if (message.type !== backend.notificationResponse) bytesLeft -= message.bytes.length;
     if (bytesLeft < 0) throw new ProxyError("upstream_protocol", { detail: "an answer of more than 1 MiB" });
     switch (message.type) {
@@ -125,7 +128,7 @@ export async function runPipeline(
         break;
       case backend.readyForQuery:
         // After an error of ours a transaction of ours may be open: such a session is not used again.
-        if (error === undefined) assertIdle(message.body);
+        if (error === undefined && !mayBeInTransaction) assertIdle(message.body);
         return { results, columns, isNotified, error };
       default:
         throw unexpected(message);
