@@ -27,6 +27,9 @@ export interface Statement {
 
 export type Row = readonly (string | null)[];
 
+/** Where a pipeline puts what is no answer. */
+export type Told = Pick<Greeting, "keep" | "keepParameter">;
+
 export interface PipelineOutcome {
   /** The rows of each statement, in order; incomplete after an error. */
   readonly results: readonly (readonly Row[])[];
@@ -69,7 +72,7 @@ export function encodePipeline(statements: readonly Statement[]): Buffer {
  */
 export async function runPipeline(
   upstream: MessageStream,
-  greeting: Greeting,
+  greeting: Told,
   signal: AbortSignal,
   isDescribed = false,
 ): Promise<PipelineOutcome> {
