@@ -51,7 +51,7 @@ export async function resolveContext(
   identity: TenantIdentity,
   plan: ResolverPlan,
   ask: AskResolvers,
-  cache: ResolverCache,
+  cache: Pick<ResolverCache, "run">,
   signal: AbortSignal,
 ): Promise<Resolved> {
   const known = new Map(identity.context.map(({ name, value }) => [name.toLowerCase(), value]));

@@ -12,6 +12,8 @@ import { CallNames, isSameCall, type Invalidation, type WhoAsks } from "./call-n
 import type { Outputs, ResolverCall } from "./resolve-context.ts";
 
 const MAX_ANSWERS = 10_000;
+/** Of all values and answers together. */
+const MAX_CHARACTERS = 64 * 1024 * 1024;
 /** An answer without any value is kept at most so long. */
 const MAX_NEGATIVE_MS = 5_000;
 /** Up to a tenth less than cache_ttl: answers that came together do not end together. */
@@ -45,6 +47,8 @@ export class ResolverCache {
     this.#names = new CallNames(isPerContext);
     this.#answers = new LRUCache({
       max: MAX_ANSWERS,
+      maxSize: MAX_CHARACTERS,
+      sizeCalculation: ({ call, outputs }, key) => charactersOf([key, ...call.values, ...outputs]),
       ttl: 1,
       ttlResolution: 0,
       perf: clock,
@@ -168,6 +172,10 @@ export class ResolverCache {
       if (resolver !== undefined && entries.delete(key)) this.#metrics.resolverInvalidations.inc({ resolver });
     }
   }
+}
+
+function charactersOf(texts: readonly (string | null)[]): number {
+  return texts.reduce((sum, text) => sum + (text?.length ?? 0), 0);
 }
 
 /** Of calls that were asked together one has failed, with values that may be of no other login's. */

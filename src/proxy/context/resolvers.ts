@@ -10,10 +10,14 @@ import type { ContextValue, ResolverTraits, TenantIdentity } from "../tenant/ide
 import type { Greeting } from "../upstream/await-ready.ts";
 import { withCode } from "./ask-code.ts";
 import { askResolvers } from "./ask-resolvers.ts";
+import type { Invalidation } from "./call-names.ts";
 import { DedicatedResolvers, type DedicatedConfig, type ResolverServices } from "./dedicated-resolvers.ts";
 import { checkRole, resolveContext, type AskResolvers } from "./resolve-context.ts";
 import { ResolverCache } from "./resolver-cache.ts";
 import { SessionWatches } from "./session-watches.ts";
+
+/** For databases whose changes nobody listens to. */
+const NO_CACHE: Pick<ResolverCache, "run"> = { run: (_, calls, ask) => ask(calls) };
 
 type ResolverConfig = DedicatedConfig & PlanConfig;
 
@@ -39,7 +43,7 @@ export class Resolvers {
   /** Undefined where resolvers run on the client's own connection. */
   readonly #dedicated: DedicatedResolvers | undefined;
   readonly #watches: SessionWatches;
-  /** Databases whose changes are listened to, or cannot be. */
+  /** Databases whose changes are listened to. */
   readonly #followed = new Set<string>();
   #plan: ResolverPlan;
 
@@ -105,16 +109,26 @@ export class Resolvers {
         detail: "since a reload a resolver chooses the role; this login had one",
       });
     }
-    this.#follow(identity.database);
-    const ask = withCode(this.#dedicated?.askIn(identity.database) ?? onOwnConnection, identity, clock, metrics);
+    const { variables, areInSession } = this.traits;
+    const mayHoldMore = areInSession && identity.forwarded.length > 0;
+    if (mayHoldMore || !variables.every((name) => identity.derived.includes(name))) {
+      throw new ProxyError("resolver_failed", { detail: "the resolvers were changed by a reload during this login" });
+    }
+    const { database } = identity;
+    const ask = withCode(this.#dedicated?.askIn(database) ?? onOwnConnection, identity, clock, metrics);
     const { changes } = this.#watches;
     const plan = this.#plan;
-    const { context, loginRole, used } = await resolveContext(identity, plan, ask, this.#cache, signal);
+    const cache = this.#dedicated === undefined || this.#followed.has(database) ? this.#cache : NO_CACHE;
+    const { context, loginRole, used } = await resolveContext(identity, plan, ask, cache, signal);
     checkRole(plan, loginRole, loginRoles);
+    this.#follow(database);
     return { context, loginRole, watch: (end) => this.#watches.watch(identity, used, changes, end) };
   }
 
-  /** Listens for changes in a database, where anything of it may be kept. Until it does, nothing is. */
+  /**
+   * Listens for changes in a database, where anything of it may be kept. Until it does, nothing is. The database exists: a
+   * client's mere word for one takes no listener away from others.
+   */
   #follow(database: string): void {
     const isKept = this.#plan.flat().some(({ cacheTtlMs, onChange }) => cacheTtlMs > 0 || onChange === "terminate");
     if (this.#dedicated === undefined || !isKept || this.#followed.has(database)) return;
@@ -122,7 +136,8 @@ export class Resolvers {
     const isListening = this.#dedicated.listenTo(database, {
       onTrusted: () => this.#cache.trust(database),
       onLost: () => this.#cache.distrust(database),
-      onChange: (change) => {
+      onChange: (told) => {
+        const change = this.#widen(told);
         this.#cache.invalidate(change);
         this.#watches.check(change);
       },
@@ -132,5 +147,11 @@ export class Resolvers {
       },
     });
     if (isListening) this.#followed.add(database);
+  }
+
+  /** Fewer values than the resolver has, or more, are those of no call: then everything of it has changed. */
+  #widen(change: Invalidation): Invalidation {
+    const resolver = this.#plan.flat().find(({ name }) => name === change.resolver);
+    return resolver?.params.length === change.values.length ? change : { ...change, values: [] };
   }
 }

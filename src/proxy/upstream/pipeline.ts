@@ -27,6 +27,9 @@ export interface Statement {
 
 export type Row = readonly (string | null)[];
 
+/** Where a pipeline puts what is no answer. */
+export type Told = Pick<Greeting, "keep" | "keepParameter">;
+
 export interface PipelineOutcome {
   /** The rows of each statement, in order; incomplete after an error. */
   readonly results: readonly (readonly Row[])[];
@@ -77,7 +80,7 @@ export interface PipelineOptions {
  */
 export async function runPipeline(
   upstream: MessageStream,
-  greeting: Greeting,
+  greeting: Told,
   signal: AbortSignal,
   { isDescribed = false, maxBytes = MAX_ANSWER_BYTES, mayBeInTransaction = false }: PipelineOptions = {},
 ): Promise<PipelineOutcome> {

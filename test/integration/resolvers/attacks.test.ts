@@ -1,6 +1,6 @@
 /** What a tenant, or a resolver that goes wrong, can do to resolvers: in both places where they run. */
 import { readFileSync } from "node:fs";
-import { DatabaseError } from "pg";
+import { Client, DatabaseError } from "pg";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { availableVersions } from "../../support/postgres.ts";
 import { client as frontend } from "../../support/bytes.ts";
@@ -286,6 +286,21 @@ inject = { "app.y" = "y" }`;
   });
 
   describe("in the client's own session", () => {
+    it("the client hears nothing of what a query says besides its rows", async () => {
+      await stage.sql(
+        `CREATE FUNCTION talks(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'a rule of ours'; RETURN $1; END $$`,
+      );
+      const proxy = await proxyOf({ place: "session", toml: single("SELECT talks($1) AS x") });
+      const notices: unknown[] = [];
+      const login = { host: "127.0.0.1", port: proxy.port, user: "app_user.v", password: PASSWORD, database: "plain" };
+      const client = new Client(login);
+      client.on("notice", (notice) => notices.push(notice.message));
+      await client.connect();
+      onTestFinished(() => client.end());
+      expect((await client.query("SHOW app.x")).rows).toEqual([{ "app.x": "v" }]);
+      expect(notices).toEqual([]);
+    });
+
     it("an answer that the query took from the context is for that context alone", async () => {
       const toml = `[[resolver]]
 name = "one"

@@ -289,6 +289,17 @@ describe.each(versions)("PostgreSQL %s", (version) => {
       expect((await two.client.query("SELECT FROM cases WHERE id = 33")).rowCount).toBe(0);
     });
 
+    it("looks at a whole resolver when it is told fewer values than that has", async () => {
+      const proxy = await proxyOf(TERMINATE);
+      const { ended } = await watch(proxy, user(1));
+      await untilKept(proxy);
+      await stage.sql(
+        `ALTER TABLE team_members DISABLE TRIGGER USER; DELETE FROM team_members; ALTER TABLE team_members ENABLE TRIGGER USER;
+         SELECT pgvpd.invalidate('teams', '${user(1)}')`,
+      );
+      expect(await ended).toBe(END);
+    });
+
     it("ends a session of the first login, whose change came before anybody listened", async () => {
       // The listener may not read yet: the change is made while nothing can be heard of.
       await stage.sql("REVOKE SELECT ON pgvpd.invalidations FROM resolver");

@@ -111,8 +111,12 @@ it("nothing is asked for who does not know the password", async () => {
   expect(await proxy.metric("pgvpd_resolver_executions_total")).toBe(0);
 });
 
-it("a session ends when its role is another one now", async () => {
+it("a session ends when its role is another one now, whatever databases others have made up", async () => {
   const proxy = await proxyOf();
+  for (let n = 0; n < 101; n++) {
+    const login = proxy.connect(user(1), { ...asClient, database: `none_${n}` });
+    expect(await errorOf(login)).toMatchObject({ code: "28000" });
+  }
   const client = await proxy.connect(user(1), asClient);
   const ended = new Promise((resolve) => {
     client.on("error", (error) => "code" in error && resolve(error.code));

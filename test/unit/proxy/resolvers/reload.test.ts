@@ -7,11 +7,13 @@ import { configFromSettings } from "../../../../src/config/load.ts";
 import { createLogger } from "../../../../src/observe/logger.ts";
 import { Metrics } from "../../../../src/observe/metrics.ts";
 import { Resolvers } from "../../../../src/proxy/context/resolvers.ts";
+import { identify } from "../../../../src/proxy/tenant/identify.ts";
+import type { TenantIdentity } from "../../../../src/proxy/tenant/identity.ts";
 import { createDial } from "../../../../src/proxy/upstream/dial.ts";
 import { KeyCache } from "../../../../src/proxy/upstream/key-cache.ts";
 import { FakeClock } from "../../../support/fake-clock.ts";
 
-it("a file that is wrong changes nothing, and one that is right everything", () => {
+it("a file that is wrong changes nothing, and one that is right everything, for logins that begin then", async () => {
   const folder = mkdtempSync(path.join(tmpdir(), "pgvpd-reload-"));
   onTestFinished(() => rmSync(folder, { recursive: true }));
   const file = path.join(folder, "resolvers.toml");
@@ -37,7 +39,17 @@ it("a file that is wrong changes nothing, and one that is right everything", () 
   write("app.second");
   const take = resolvers.prepareReload();
   expect(variables()).toEqual(["app.first"]);
+  const parameters = [
+    { name: "user", value: Buffer.from("app_user.acme") },
+    { name: "app.second", value: Buffer.from("mine") },
+  ];
+  const startup = { kind: "startup", minor: 0, parameters, packet: Buffer.alloc(0) } as const;
+  const begun = identify(startup, config, resolvers.traits) as TenantIdentity;
   take();
   expect(variables()).toEqual(["app.second"]);
+  // Its StartupMessage could still set what is a resolver's now.
+  await expect(resolvers.resolve(begun, undefined, new AbortController().signal)).rejects.toMatchObject({
+    detail: "the resolvers were changed by a reload during this login",
+  });
   resolvers.close();
 });

@@ -61,6 +61,14 @@ describe("an answer", () => {
     expect(await bench.get(org, "2")).toBe('[["2"]]');
   });
 
+  it("makes way for newer ones when the values that are kept are long", async () => {
+    const bench = new Bench();
+    const long = "x".repeat(30 * 1024 * 1024);
+    for (const value of ["a", "b", "c"]) await bench.get(org, long, value);
+    expect(await bench.metric("pgvpd_resolver_cache_size")).toBe(2);
+    expect(await bench.get(org, "2", "a")).toBe('[["2"]]');
+  });
+
   it("without a value is kept for 5 s at most", async () => {
     const bench = new Bench();
     await bench.get(org, null);
@@ -243,6 +251,10 @@ describe("a change", () => {
     ["6f9619ff-8b86-d011-b42d-00c04fc964ff", "{6f9619ff8b86d011b42d00c04fc964ff}"],
     ["6f9619ff-8b86-d011-b42d-00c04fc964ff", "6f96-19ff-8b86-d011-b42d-00c0-4fc9-64ff"],
     ["7", "007"],
+    ["7", `${"0".repeat(120)}7`],
+    ["7", `0x${"0_".repeat(60)}7`],
+    ["0", "0".repeat(120)],
+    ["5", "0b101"],
     ["7", "+7"],
     ["7", " 7"],
     ["7", "0x7"],
@@ -251,6 +263,8 @@ describe("a change", () => {
     ["bob@example.com", "Bob@Example.COM"],
     ["rené", "RENÉ"],
     ["x", "x  "],
+    ["bob", "b\u200Bo\u00ADb"],
+    ["strasse", "Straße"],
   ])("of %s reaches who wrote %j", async (column, written) => {
     const bench = new Bench();
     await bench.get(org, "1", written);
