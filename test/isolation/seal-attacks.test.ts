@@ -6,7 +6,7 @@
 import { isDeepStrictEqual } from "node:util";
 import type { Client } from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { bytes, client as frontend, cstring, int16, int32, message } from "../support/bytes.ts";
+import { bytes, client as frontend, cstring, int16, int32, message as packet } from "../support/bytes.ts";
 import { availableVersions } from "../support/postgres.ts";
 import { RawClient } from "../support/raw-client.ts";
 import { PASSWORD } from "../support/tenant-fixture.ts";
@@ -72,7 +72,7 @@ describe.each(availableVersions())("PostgreSQL %s", (version) => {
     const [row] = await fixture.asSuperuser("SELECT 'pg_catalog.set_config'::regproc::oid::int AS oid");
     const call = ["app.current_tenant_id", "globex", "f"].flatMap((value) => [int32(value.length), Buffer.from(value)]);
     const messages = [
-      message("F", int32(Number(row?.["oid"])), int16(0), int16(3), ...call, int16(0)),
+      packet("F", int32(Number(row?.["oid"])), int16(0), int16(3), ...call, int16(0)),
       bytes(extended("SET app.current_tenant_id = 'globex'"), extended("SELECT body FROM notes"), frontend.sync),
     ];
     for (const { isSealed, port } of ports) {
@@ -118,9 +118,9 @@ describe.each(availableVersions())("PostgreSQL %s", (version) => {
 /** Parse, Bind and Execute of one statement, without a Sync. */
 const extended = (sql: string): Buffer =>
   bytes(
-    message("P", cstring(""), cstring(sql), int16(0)),
-    message("B", cstring(""), cstring(""), int16(0), int16(0), int16(0)),
-    message("E", cstring(""), int32(0)),
+    packet("P", cstring(""), cstring(sql), int16(0)),
+    packet("B", cstring(""), cstring(""), int16(0), int16(0), int16(0)),
+    packet("E", cstring(""), int32(0)),
   );
 
 /** Runs statements, and notes all that they show; the SQLSTATE where they fail. */
