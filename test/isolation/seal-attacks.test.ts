@@ -6,7 +6,10 @@
 import { isDeepStrictEqual } from "node:util";
 import type { Client } from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { bytes, client as frontend, cstring, int16, int32, message as packet } from "../support/bytes.ts";
 import { availableVersions } from "../support/postgres.ts";
+import { RawClient } from "../support/raw-client.ts";
+import { PASSWORD } from "../support/tenant-fixture.ts";
 import { ATTACK_SCHEMA, attacksFor, isForeign, leftBy, LOOK, OWN, type Attack } from "./seal-attack-table.ts";
 import { kindsOf, startSealFixture, type Kind, type SealFixture } from "./seal-fixture.ts";
 
@@ -65,6 +68,29 @@ describe.each(availableVersions())("PostgreSQL %s", (version) => {
     });
   });
 
+  it.each(kindsOf(version))("%s: a function call of the protocol, and a pipeline that does not wait", async (kind) => {
+    const [row] = await fixture.asSuperuser("SELECT 'pg_catalog.set_config'::regproc::oid::int AS oid");
+    const call = ["app.current_tenant_id", "globex", "f"].flatMap((value) => [int32(value.length), Buffer.from(value)]);
+    const messages = [
+      packet("F", int32(Number(row?.["oid"])), int16(0), int16(3), ...call, int16(0)),
+      bytes(extended("SET app.current_tenant_id = 'globex'"), extended("SELECT body FROM notes"), frontend.sync),
+    ];
+    for (const { isSealed, port } of ports) {
+      if (isSealed !== (kind !== "plain")) continue;
+      for (const sent of messages) {
+        const login = { user: "app_user.acme", password: PASSWORD, parameters: { database: kind } };
+        using client = await RawClient.logIn({ host: "127.0.0.1", port }, login);
+        client.send(sent);
+        await client.readUntil("Z");
+        client.send(frontend.query("SELECT body FROM notes ORDER BY 1"));
+        const rows = (await client.readUntil("Z")).filter(({ type }) => type === "D").map(({ body }) => String(body));
+        expect(rows.map((text) => text.slice(-2))).toEqual(kind === "plain" ? ["g1", "g2", "g3"] : ["a1", "a2"]);
+        client.send(frontend.terminate);
+        await client.untilClosed();
+      }
+    }
+  });
+
   /** Plays it in a session of its own. */
   async function play(attack: Attack, port: number, database: Kind) {
     const client = await fixture.connect("app_user.acme", { port, database });
@@ -88,6 +114,14 @@ describe.each(availableVersions())("PostgreSQL %s", (version) => {
     return rows.map(({ body }) => body).join() !== "g1,g2,g3,g4";
   }
 });
+
+/** Parse, Bind and Execute of one statement, without a Sync. */
+const extended = (sql: string): Buffer =>
+  bytes(
+    packet("P", cstring(""), cstring(sql), int16(0)),
+    packet("B", cstring(""), cstring(""), int16(0), int16(0), int16(0)),
+    packet("E", cstring(""), int32(0)),
+  );
 
 /** Runs statements, and notes all that they show; the SQLSTATE where they fail. */
 async function attempt(client: Client, sql: string, seen: string[]): Promise<string | undefined> {
