@@ -116,7 +116,16 @@ export class Pool {
     const bucket = this.#find(borrower);
     this.counts.checkouts += 1;
     const since = this.#services.clock.now();
-    const waiter: Waiter = { since, borrower, holder, applicant, isNotified: false, isGone: false, limit: undefined };
+    const waiter: Waiter = {
+      since,
+      borrower,
+      holder,
+      applicant,
+      isNotified: false,
+      isGone: false,
+      hasLostNew: false,
+      limit: undefined,
+    };
     const leave = bucket.waiting.add(borrower.identity.tenant, waiter);
     this.#serve(bucket);
     return {
@@ -289,8 +298,10 @@ export class Pool {
       if (session === undefined) this.#giveUp(bucket, borrower);
       else this.#giveBack(session, error);
       if (waiter.isGone) return;
-      // It was idle and has died unnoticed: the next one.
-      if (given !== undefined && !given.isOpen && isLost(error)) {
+      // It was idle and has died unnoticed, or the server went away right behind the login: the next one.
+      const mayRetry = session !== undefined && !session.isOpen && isLost(error);
+      if (mayRetry && (given !== undefined || !waiter.hasLostNew)) {
+        waiter.hasLostNew ||= given === undefined;
         bucket.waiting.add(borrower.identity.tenant, waiter);
         this.#serve(bucket);
       } else waiter.applicant.onRefused(error);
