@@ -5,7 +5,7 @@
 import { readFileSync } from "node:fs";
 import type { Client } from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { availableVersions } from "../support/postgres.ts";
+import { outerVersions } from "../support/postgres.ts";
 import { errorOf } from "../support/tenant-fixture.ts";
 import { carriersOf, enter, hello, sealDatabase, startSealFixture, type SealFixture } from "./seal-fixture.ts";
 
@@ -56,7 +56,7 @@ const tenantsIn = async (client: Client, sql: string): Promise<string[]> => {
   return [...new Set(rows.map((row) => row.tenant_id))].sort();
 };
 
-describe.each(availableVersions())("PostgreSQL %s", (version) => {
+describe.each(outerVersions())("PostgreSQL %s", (version) => {
   let fixture: SealFixture;
   let port = 0;
   const force = Number(version) >= 16 ? "debug_parallel_query" : "force_parallel_mode";

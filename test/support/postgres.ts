@@ -73,6 +73,17 @@ export function availableVersions(): string[] {
 }
 
 /**
+ * The oldest and the newest of them, for suites that take long; all with PGVPD_TEST_ALL_VERSIONS=1. What differs between
+ * versions differs from one end to the other.
+ */
+export function outerVersions(): string[] {
+  const versions = availableVersions();
+  return process.env["PGVPD_TEST_ALL_VERSIONS"] === "1"
+    ? versions
+    : versions.filter((_, index) => index === 0 || index === versions.length - 1);
+}
+
+/**
  * Starts a server of its own for the caller, on a free port of 127.0.0.1. Without any option the server of
  * PGVPD_TEST_DATABASE_URL is taken where that is set; other suites may be using it at the same time.
  */

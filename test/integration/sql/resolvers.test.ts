@@ -8,7 +8,7 @@ import {
   createDatabase,
   createInstalledDatabase,
   failure,
-  onEveryVersion,
+  onOuterVersions,
   sqlFile,
   uninstallSql,
   type Installer,
@@ -34,7 +34,7 @@ const installation = (db: TestDatabase): Promise<unknown[]> =>
      FROM pg_class c WHERE c.relnamespace = to_regnamespace('pgvpd') AND c.relname LIKE 'invalidations%' ORDER BY 1`,
   );
 
-onEveryVersion((server) => {
+onOuterVersions((server) => {
   describe.each<Installer>(["superuser", "owner"])("installed by the %s", (installer) => {
     let db: TestDatabase;
     let before: unknown;
