@@ -12,11 +12,15 @@ const REPORT_EVERY_MS = 5_000;
 
 /** @returns the exit code: 0 after a drain, 1 when the proxy could not start. */
 export async function serve(args: readonly string[]): Promise<number> {
-  const { config, warnings } = configFromArguments(args);
+  const { config, effective, warnings } = configFromArguments(args);
   const log = createLogger({ level: config.logLevel, format: config.logFormat });
   for (const warning of warnings) log.warn(warning);
 
-  const proxy = new ProxyServer(config, log);
+  const proxy = new ProxyServer(config, log, {
+    settings: effective,
+    // The way of a signal: the program ends when it has drained.
+    onDrainAsked: () => process.emit("SIGTERM", "SIGTERM"),
+  });
   const starting = proxy.start();
   process.on("SIGHUP", () => reload(proxy, log));
   const drained = drainOnSignal(proxy, starting, log);
@@ -31,7 +35,6 @@ export async function serve(args: readonly string[]): Promise<number> {
 function reload(proxy: ProxyServer, log: Logger): void {
   try {
     proxy.reload();
-    log.info("reloaded certificates and credentials; other settings take effect with a restart");
   } catch (error) {
     log.error(`could not reload, everything stays as it was: ${(error as Error).message}`);
   }

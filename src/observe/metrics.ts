@@ -8,6 +8,18 @@ import { catalogue } from "../errors/catalogue.ts";
 
 export type CancelOutcome = "forwarded" | "unknown" | "limited" | "failed";
 
+export type LoginOutcome = "accepted" | "refused" | "left";
+
+/** The states of a session that is not logged in yet. */
+export type LoginPhase = "negotiating" | "authenticating" | "resolving" | "injecting";
+
+export interface Traffic {
+  readonly fromClient: number;
+  readonly fromUpstream: number;
+}
+
+const NO_TRAFFIC: Traffic = { fromClient: 0, fromUpstream: 0 };
+
 export class Metrics {
   readonly registry = new Registry();
 
@@ -27,6 +39,56 @@ export class Metrics {
     name: "pgvpd_login_duration_seconds",
     help: "Time from the accepted connection to the ReadyForQuery that the client sees.",
     buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
+    registers: [this.registry],
+  });
+
+  readonly poolConnections = new Gauge({
+    name: "pgvpd_pool_connections_total",
+    help: "Sessions of the pool that are open.",
+    labelNames: ["database", "role"],
+    registers: [this.registry],
+  });
+
+  readonly poolIdle = new Gauge({
+    name: "pgvpd_pool_connections_idle",
+    help: "Sessions of the pool that nobody uses.",
+    labelNames: ["database", "role"],
+    registers: [this.registry],
+  });
+
+  readonly poolCheckouts = new Counter({
+    name: "pgvpd_pool_checkouts_total",
+    help: "Sessions asked of the pool.",
+    registers: [this.registry],
+  });
+
+  readonly poolReuses = new Counter({
+    name: "pgvpd_pool_reuses_total",
+    help: "Checkouts that got a session that was there.",
+    registers: [this.registry],
+  });
+
+  readonly poolCreates = new Counter({
+    name: "pgvpd_pool_creates_total",
+    help: "Sessions that the pool has opened.",
+    registers: [this.registry],
+  });
+
+  readonly poolCheckins = new Counter({
+    name: "pgvpd_pool_checkins_total",
+    help: "Sessions given back.",
+    registers: [this.registry],
+  });
+
+  readonly poolDiscards = new Counter({
+    name: "pgvpd_pool_discards_total",
+    help: "Sessions that the pool has closed or destroyed.",
+    registers: [this.registry],
+  });
+
+  readonly poolTimeouts = new Counter({
+    name: "pgvpd_pool_timeouts_total",
+    help: "Checkouts that waited for pool_checkout_timeout.",
     registers: [this.registry],
   });
 
@@ -62,6 +124,41 @@ export class Metrics {
     registers: [this.registry],
   });
 
+  /** Of tenant policy: see docs/admin.md. */
+  readonly tenantRejected = new Counter({
+    name: "pgvpd_tenant_rejected_total",
+    help: "Logins refused by a rule of tenants, by the kind of rule.",
+    labelNames: ["reason"],
+    registers: [this.registry],
+  });
+
+  readonly tenantTimeouts = new Counter({
+    name: "pgvpd_tenant_timeouts_total",
+    help: "Connections ended by tenant_query_timeout.",
+    registers: [this.registry],
+  });
+
+  readonly auditLinesDropped = new Counter({
+    name: "pgvpd_audit_lines_dropped_total",
+    help: "Lines that audit_log did not take.",
+    registers: [this.registry],
+  });
+
+  readonly logins = new Counter({
+    name: "pgvpd_logins_total",
+    help: "Logins, by how they went.",
+    labelNames: ["outcome"],
+    registers: [this.registry],
+  });
+
+  readonly #loginPhaseSeconds = new Histogram({
+    name: "pgvpd_login_phase_duration_seconds",
+    help: "Time that logins spend in each of their states.",
+    labelNames: ["phase"],
+    buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1, 5, 30],
+    registers: [this.registry],
+  });
+
   readonly #cancelRequests = new Counter({
     name: "pgvpd_cancel_requests_total",
     help: "CancelRequests received, by what became of them.",
@@ -76,6 +173,48 @@ export class Metrics {
     registers: [this.registry],
   });
 
+  /** Bytes of sessions that are open; whoever has them sets it. */
+  openSessionBytes: () => Traffic = () => NO_TRAFFIC;
+  #endedSessionBytes = NO_TRAFFIC;
+
+  constructor() {
+    for (const reason of ["deny", "limit", "rate"]) this.tenantRejected.inc({ reason }, 0);
+    for (const outcome of ["accepted", "refused", "left"]) this.logins.inc({ outcome }, 0);
+    const bytes = (): Traffic => this.bytes;
+    this.registry.registerMetric(
+      new Counter({
+        name: "pgvpd_bytes_total",
+        help: "Bytes read from clients and from upstream servers in sessions that have logged in.",
+        labelNames: ["from"],
+        registers: [],
+        collect() {
+          const { fromClient, fromUpstream } = bytes();
+          this.reset();
+          this.inc({ from: "client" }, fromClient);
+          this.inc({ from: "upstream" }, fromUpstream);
+        },
+      }),
+    );
+  }
+
+  /** Of sessions that are open, and of those that have ended. */
+  get bytes(): Traffic {
+    return sum(this.#endedSessionBytes, this.openSessionBytes());
+  }
+
+  countLogin(outcome: LoginOutcome): void {
+    this.logins.inc({ outcome });
+  }
+
+  observePhase(phase: LoginPhase, ms: number): void {
+    this.#loginPhaseSeconds.observe({ phase }, ms / 1000);
+  }
+
+  /** What a session that has ended has read. */
+  countBytes(bytes: Traffic): void {
+    this.#endedSessionBytes = sum(this.#endedSessionBytes, bytes);
+  }
+
   countError(code: ErrorCode): void {
     this.#errors.inc({ code, blame: catalogue[code].blame });
   }
@@ -83,4 +222,8 @@ export class Metrics {
   countCancel(outcome: CancelOutcome): void {
     this.#cancelRequests.inc({ outcome });
   }
+}
+
+function sum(a: Traffic, b: Traffic): Traffic {
+  return { fromClient: a.fromClient + b.fromClient, fromUpstream: a.fromUpstream + b.fromUpstream };
 }

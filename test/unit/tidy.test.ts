@@ -17,10 +17,11 @@ const LAYERS: readonly (readonly string[])[] = [
   ["proxy/listen", "proxy/client", "proxy/tenant", "proxy/auth", "proxy/upstream", "proxy/context", "proxy/forward"],
   ["proxy/services.ts"],
   ["proxy/session.ts"],
+  ["check"],
+  ["admin"],
   ["runtime"],
   ["index.ts"],
-  ["check", "demo"],
-  ["doctor"],
+  ["doctor", "demo"],
   ["cli"],
   ["main.ts"],
 ];

@@ -80,7 +80,6 @@ describe("a setting whose feature is not there", () => {
     ["pool_mode = session", "connection pooling yet: leave it at none"],
     ["pool_size = 50", "connection pooling yet: leave it at 20"],
     ["tenant_allow = acme", "limits and lists of tenants yet: leave it out"],
-    ["admin_port = 9090", "the admin API yet: leave it out"],
   ])("refuses %s, and says what is missing", (line, problem) => {
     expect(problemsOf({ file: line })).toEqual([expect.stringMatching(/^pgvpd\.conf:1: /)]);
     expect(problemsOf({ file: line })[0]).toContain(`this version of pgvpd does not have ${problem}`);
