@@ -9,7 +9,7 @@ import { connect, isIPv4, type AddressInfo } from "node:net";
 import type { SecureContextOptions } from "node:tls";
 import { loadAdminTokens, type AdminTokens } from "../config/admin-tokens.ts";
 import type { Config } from "../config/settings.ts";
-import { readTlsFiles } from "../config/tls-files.ts";
+import { loadAdminTls } from "../config/tls-files.ts";
 import { createApi } from "./api.ts";
 import type { Exposure } from "./gate.ts";
 import type { AdminPorts } from "./ports.ts";
@@ -63,7 +63,7 @@ export class AdminServer {
   /** Reads tokens and certificate again. @returns what puts them to use. @throws Error naming the file that cannot be used. */
   prepareReload(): () => void {
     const tokens = loadAdminTokens(this.#config.adminTokensFile);
-    const tls = loadTls(this.#config);
+    const tls = loadAdminTls(this.#config);
     return () => {
       this.#tokens = tokens;
       for (const { api, address } of this.#listeners) {
@@ -81,7 +81,7 @@ export class AdminServer {
 
   async #listenAtPort(port: number): Promise<void> {
     const { adminHost } = this.#config;
-    const tls = loadTls(this.#config);
+    const tls = loadAdminTls(this.#config);
     const exposure = exposureOf(adminHost, tls !== undefined);
     const host = adminHost === "*" ? "::" : adminHost;
     const api = await this.#createApi(exposure, tls);
@@ -120,15 +120,6 @@ export class AdminServer {
 function exposureOf(host: string, isEncrypted: boolean): Exposure {
   const isLoopback = host === "::1" || (isIPv4(host) && host.startsWith("127."));
   return isLoopback ? "loopback" : isEncrypted ? "encrypted" : "exposed";
-}
-
-function loadTls({ adminTlsCert, adminTlsKey }: AdminConfig): SecureContextOptions | undefined {
-  if (adminTlsCert === undefined) return undefined;
-  return readTlsFiles({
-    cert: { setting: "admin_tls_cert", path: adminTlsCert },
-    key: { setting: "admin_tls_key", path: adminTlsKey },
-    ca: { setting: "", path: undefined },
-  });
 }
 
 async function listen(

@@ -23,6 +23,8 @@ const MAX_BODY_BYTES = 1_024;
 const MAX_HEADER_BYTES = 8_192;
 const MAX_CONNECTIONS = 100;
 const REQUEST_MS = 10_000;
+/** How often connections are looked at whose request is late. */
+const CHECK_MS = 2_000;
 /** Longer than an explanation, which waits for a database, may take. */
 const SILENCE_MS = 60_000;
 const KEEP_ALIVE_MS = 5_000;
@@ -53,7 +55,7 @@ export async function createApi(
   gate: GateOptions,
   tls: SecureContextOptions | undefined,
 ): Promise<FastifyInstance> {
-  const server = { maxHeaderSize: MAX_HEADER_BYTES, headersTimeout: REQUEST_MS };
+  const server = { maxHeaderSize: MAX_HEADER_BYTES, headersTimeout: REQUEST_MS, connectionsCheckingInterval: CHECK_MS };
   const options: FastifyServerOptions & { https?: object } = {
     bodyLimit: MAX_BODY_BYTES,
     requestTimeout: REQUEST_MS,

@@ -6,6 +6,7 @@ import { constants, createPrivateKey, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createSecureContext, type SecureContext, type SecureContextOptions } from "node:tls";
 import { oneLine } from "./one-line.ts";
+import type { Config } from "./settings.ts";
 import { naming, readSecretFile } from "./secret-file.ts";
 
 interface FileSetting {
@@ -26,9 +27,18 @@ export function loadTlsFiles(files: Record<"cert" | "key" | "ca", FileSetting>):
   return load(files).context;
 }
 
-/** The same for servers of node:https, which make the context themselves. @throws Error as loadTlsFiles. */
-export function readTlsFiles(files: Record<"cert" | "key" | "ca", FileSetting>): SecureContextOptions {
-  return load(files).options;
+/**
+ * Certificate and key of the HTTP API, for node:https, which makes the context itself; undefined where there is none.
+ *
+ * @throws Error as loadTlsFiles.
+ */
+export function loadAdminTls(config: Pick<Config, "adminTlsCert" | "adminTlsKey">): SecureContextOptions | undefined {
+  if (config.adminTlsCert === undefined) return undefined;
+  return load({
+    cert: { setting: "admin_tls_cert", path: config.adminTlsCert },
+    key: { setting: "admin_tls_key", path: config.adminTlsKey },
+    ca: { setting: "", path: undefined },
+  }).options;
 }
 
 interface Loaded {

@@ -136,7 +136,7 @@ export class AuditLog {
     const options = {
       base: null,
       timestamp: pino.stdTimeFunctions.isoTime,
-      formatters: { level: () => ({}) },
+      formatters: { level: (label: string) => ({ level: label }) },
     };
     return { logger: pino(options, destination), destination };
   }

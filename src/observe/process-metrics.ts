@@ -52,16 +52,16 @@ export function collectProcessMetrics(registry: Registry): Disposable {
     new Gauge({
       name: "pgvpd_event_loop_delay_seconds",
       help: "How late the event loop was since the last time that this was asked.",
-      labelNames: ["quantile"],
+      labelNames: ["percentile"],
       registers: [],
       collect() {
-        for (const [quantile, nanoseconds] of [
-          ["0.5", delay.percentile(50)],
-          ["0.99", delay.percentile(99)],
-          ["1", delay.max],
+        for (const [percentile, nanoseconds] of [
+          ["50", delay.percentile(50)],
+          ["99", delay.percentile(99)],
+          ["100", delay.max],
         ] as const) {
           // Of no measurement at all it is not a number.
-          this.set({ quantile }, Math.max(0, nanoseconds / 1e9 - RESOLUTION_MS / 1000) || 0);
+          this.set({ percentile }, Math.max(0, nanoseconds / 1e9 - RESOLUTION_MS / 1000) || 0);
         }
         delay.reset();
       },

@@ -250,8 +250,9 @@ export class ProxyServer {
       this.#credentials,
       this.#seal,
       this.#resolvers,
-      this.#audit,
       this.#admin,
+      // The last one: it opens a file, which nobody would close.
+      this.#audit,
     ];
     const reloads = parts.map((part) => part?.prepareReload());
     for (const take of reloads) take?.();

@@ -51,7 +51,7 @@ describe("pgvpd --help", () => {
 });
 
 describe("pgvpd help COMMAND", () => {
-  it.each(["serve", "check", "doctor", "explain", "key", "demo", "sql", "credential", "help", "version"])(
+  it.each(["serve", "check", "doctor", "explain", "key", "demo", "sql", "credential", "token", "help", "version"])(
     "says how %s is used",
     async (command) => {
       expect(await outputOf(() => help([command]))).toMatch(new RegExp(`^Usage: pgvpd \\[?${command}`));
