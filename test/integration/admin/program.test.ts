@@ -250,6 +250,9 @@ describe("what is shown", () => {
     }
     expect(text).toContain('pgvpd_tenant_rejected_total{reason="deny"} 0');
     expect(text).not.toMatch(/acme|globex/);
+    for (const tenant of ["one", "two", "three"]) await (await logIn(tenant)).end();
+    const seriesOf = (page: string): string[] => page.split("\n").map((line) => line.replace(/ \S+$/, ""));
+    expect(seriesOf((await get("/metrics")).text)).toEqual(seriesOf(text));
     expect(text).not.toContain("NaN");
   });
 });
@@ -360,6 +363,11 @@ describe("the audit log", () => {
     const end = await audited({ audit: "end", conn: login["conn"] });
     expect(end).toMatchObject({ ...about, reason: "closed", seconds: expect.any(Number) as number });
     expect(Number(end["fromClient"])).toBeGreaterThan(0);
+    await untilSessions(0);
+    const sum = (name: string): number => audit().reduce((total, line) => total + Number(line[name] ?? 0), 0);
+    expect((await get("/status")).json()).toMatchObject({
+      bytes: { from_client: sum("fromClient"), from_upstream: sum("fromUpstream") },
+    });
     expect(await audited({ audit: "login", user: "app_user.mistaken" })).toMatchObject({
       outcome: "refused",
       reason: "password_failed",
