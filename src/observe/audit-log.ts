@@ -12,6 +12,9 @@ import { systemClock } from "../lib/clock.ts";
 import type { Metrics } from "./metrics.ts";
 
 const MAX_BUFFERED_BYTES = 16 * 1024 * 1024;
+/** Lines are written together: one by one each would cost as much as a fifth of a login. */
+const BATCH_BYTES = 8 * 1024;
+const FLUSH_EVERY_MS = 100;
 /** How long the end of the program waits for lines that are not written yet. */
 const CLOSE_LIMIT_MS = 1_000;
 
@@ -130,7 +133,13 @@ export class AuditLog {
 
   #open(path: string): AuditFile {
     const fd = naming(path, () => openSync(path, "a", 0o600));
-    const destination = pino.destination({ fd, sync: false, minLength: 1, maxLength: MAX_BUFFERED_BYTES });
+    const destination = pino.destination({
+      fd,
+      sync: false,
+      minLength: BATCH_BYTES,
+      periodicFlush: FLUSH_EVERY_MS,
+      maxLength: MAX_BUFFERED_BYTES,
+    });
     destination.on("drop", () => this.#metrics.auditLinesDropped.inc());
     destination.on("error", (error: Error) => this.#log.error({ err: error }, "could not write to audit_log"));
     const options = {
