@@ -29,7 +29,7 @@ import { ClientTls } from "../proxy/client/client-tls.ts";
 import { isDirectReadSafe } from "../proxy/forward/direct-read-check.ts";
 import { listen, type ListenAddress, type Listener } from "../proxy/listen/listener.ts";
 import type { ProxyServices } from "../proxy/services.ts";
-import { Session } from "../proxy/session.ts";
+import { Session, type SessionInfo } from "../proxy/session.ts";
 import { createCancelKeys } from "../proxy/upstream/cancel-keys.ts";
 import { createDial } from "../proxy/upstream/dial.ts";
 import { KeyCache } from "../proxy/upstream/key-cache.ts";
@@ -72,6 +72,8 @@ export class ProxyServer {
   #admin: AdminServer | undefined;
   #processMetrics: Disposable | undefined;
   #reachable: { readonly since: number; readonly answer: Promise<boolean> } | undefined;
+  /** Undefined before it was asked first. */
+  #wasReachable: boolean | undefined;
   #nextId = 1;
   #draining: Promise<void> | undefined;
 
@@ -176,7 +178,7 @@ export class ProxyServer {
       isDraining: () => this.#draining !== undefined,
       uptimeSeconds: () => systemClock.now() / 1000,
       isUpstreamReachable: () => this.#isUpstreamReachable(),
-      sessions: () => [...this.#sessions.keys()].map(({ info }) => info),
+      sessions: () => this.#sessionInfos(),
       resolvers: () => this.#resolvers?.list ?? [],
       explain: (user, database) => explainLogin(user, database, this.#config, this.#log),
       terminate: (conn) => this.#terminate(conn),
@@ -184,6 +186,10 @@ export class ProxyServer {
       reload: () => this.reload(),
       drain: this.#options.onDrainAsked ?? (() => void this.drain()),
     };
+  }
+
+  *#sessionInfos(): Generator<SessionInfo> {
+    for (const session of this.#sessions.keys()) yield session.info;
   }
 
   #terminate(conn: number): boolean {
@@ -204,8 +210,10 @@ export class ProxyServer {
   async #askUpstream(): Promise<boolean> {
     const findings = await checkUpstream(this.#config, REACHABLE_MS);
     const isReachable = findings.some(({ verdict }) => verdict === "ok");
-    if (!isReachable)
-      this.#log.warn({ findings: findings.map(({ text }) => text) }, "not ready: no upstream server answers");
+    if (isReachable === this.#wasReachable) return isReachable;
+    this.#wasReachable = isReachable;
+    if (isReachable) this.#log.info("an upstream server answers");
+    else this.#log.warn({ findings: findings.map(({ text }) => text) }, "not ready: no upstream server answers");
     return isReachable;
   }
 
