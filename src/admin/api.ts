@@ -16,7 +16,7 @@ import { oneLine } from "../config/one-line.ts";
 import { judge, type Access, type GateOptions } from "./gate.ts";
 import type { AdminPorts } from "./ports.ts";
 import * as schemas from "./schemas.ts";
-import { viewExplanation, viewResolvers, viewSessions, viewStatus, viewTenants } from "./views.ts";
+import { viewExplanation, viewPools, viewResolvers, viewSessions, viewStatus, viewTenants } from "./views.ts";
 
 /** Nobody sends more: the largest request is a path and a token. */
 const MAX_BODY_BYTES = 1_024;
@@ -202,6 +202,21 @@ function addViews(api: FastifyInstance, ports: AdminPorts): void {
       }),
     },
     async ({ query: { tenant, limit } }) => viewSessions(ports.sessions(), tenant, limit),
+  );
+  api.get<{ Querystring: { limit: number } }>(
+    "/pools",
+    {
+      ...read,
+      schema: needing("read", {
+        ...answers("Pooled connections by database and role, those with most first.", {
+          200: schemas.pools,
+          400: schemas.error,
+          ...REFUSALS,
+        }),
+        querystring: schemas.limit,
+      }),
+    },
+    async ({ query: { limit } }) => viewPools(ports.pool(), limit),
   );
   api.get<{ Querystring: { limit: number } }>(
     "/tenants",

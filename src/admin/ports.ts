@@ -6,6 +6,7 @@ import type { EffectiveSetting } from "../config/load.ts";
 import type { AuditLog } from "../observe/audit-log.ts";
 import type { Logger } from "../observe/logger.ts";
 import type { Metrics } from "../observe/metrics.ts";
+import type { ObservedPool } from "../observe/pool-metrics.ts";
 import type { ResolverInfo } from "../proxy/context/resolvers.ts";
 import type { SessionInfo } from "../proxy/session.ts";
 
@@ -25,6 +26,8 @@ export interface AdminPorts {
   /** Whether an upstream server answers; asked at most every few seconds, whoever asks. */
   isUpstreamReachable(): Promise<boolean>;
   sessions(): Iterable<SessionInfo>;
+  /** Undefined with `pool_mode = none`. */
+  pool(): ObservedPool | undefined;
   resolvers(): readonly ResolverInfo[];
   explain(user: string, database: string | undefined): Promise<Explanation>;
 

@@ -100,6 +100,11 @@ export const config = object({
   settings: list(object({ name: text, value: { type: ["string", "null"] }, origin: text })),
 });
 
+export const pools = object({
+  total: count,
+  pools: list(object({ database: text, role: text, total: count, idle: count, waiting: count })),
+});
+
 const contextValue = object({ name: text, value: text });
 
 export const explanation = object(

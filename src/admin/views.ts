@@ -3,10 +3,12 @@
  */
 import type { Explanation } from "../check/explain-login.ts";
 import type { Metrics } from "../observe/metrics.ts";
+import { NO_POOL } from "../observe/no-pool.ts";
+import type { ObservedPool } from "../observe/pool-metrics.ts";
 import type { SessionInfo } from "../proxy/session.ts";
 import type { AdminPorts } from "./ports.ts";
 
-/** Of the pools those with the most connections. */
+/** Of the pools in /status. */
 const MAX_BUCKETS = 200;
 
 interface Metric {
@@ -15,6 +17,7 @@ interface Metric {
 
 export async function viewStatus(ports: AdminPorts) {
   const { metrics, version } = ports;
+  const pool = ports.pool();
   const { tenantRejected, tenantTimeouts } = metrics;
   return {
     version,
@@ -31,7 +34,7 @@ export async function viewStatus(ports: AdminPorts) {
       from_client: metrics.bytes.fromClient,
       from_upstream: metrics.bytes.fromUpstream,
     },
-    pool: await viewPool(metrics),
+    pool: { ...(pool ?? NO_POOL).counts, buckets: viewPools(pool, MAX_BUCKETS).pools },
     resolvers: { ...(await viewCache(metrics)), resolvers: await viewExecutions(metrics) },
     tenant: {
       rejected_deny: await valueOf(tenantRejected, { reason: "deny" }),
@@ -42,25 +45,14 @@ export async function viewStatus(ports: AdminPorts) {
   };
 }
 
-async function viewPool(metrics: Metrics) {
-  const { values } = await metrics.poolConnections.get();
-  const buckets = await Promise.all(
-    values
-      .toSorted((a, b) => b.value - a.value)
-      .slice(0, MAX_BUCKETS)
-      .map(async ({ value: total, labels }) => {
-        const { database = "", role = "" } = labels;
-        return { database, role, total, idle: await valueOf(metrics.poolIdle, { database, role }) };
-      }),
-  );
+/** Those with the most connections first. */
+export function viewPools(pool: ObservedPool | undefined, limit: number) {
+  const sizes = [...(pool?.sizes() ?? [])].toSorted((a, b) => b.total - a.total);
   return {
-    checkouts: await valueOf(metrics.poolCheckouts),
-    reuses: await valueOf(metrics.poolReuses),
-    creates: await valueOf(metrics.poolCreates),
-    checkins: await valueOf(metrics.poolCheckins),
-    discards: await valueOf(metrics.poolDiscards),
-    timeouts: await valueOf(metrics.poolTimeouts),
-    buckets,
+    total: sizes.length,
+    pools: sizes
+      .slice(0, limit)
+      .map(({ database, role, total, idle, waiting }) => ({ database, role, total, idle, waiting })),
   };
 }
 

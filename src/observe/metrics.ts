@@ -42,56 +42,6 @@ export class Metrics {
     registers: [this.registry],
   });
 
-  readonly poolConnections = new Gauge({
-    name: "pgvpd_pool_connections_total",
-    help: "Sessions of the pool that are open.",
-    labelNames: ["database", "role"],
-    registers: [this.registry],
-  });
-
-  readonly poolIdle = new Gauge({
-    name: "pgvpd_pool_connections_idle",
-    help: "Sessions of the pool that nobody uses.",
-    labelNames: ["database", "role"],
-    registers: [this.registry],
-  });
-
-  readonly poolCheckouts = new Counter({
-    name: "pgvpd_pool_checkouts_total",
-    help: "Sessions asked of the pool.",
-    registers: [this.registry],
-  });
-
-  readonly poolReuses = new Counter({
-    name: "pgvpd_pool_reuses_total",
-    help: "Checkouts that got a session that was there.",
-    registers: [this.registry],
-  });
-
-  readonly poolCreates = new Counter({
-    name: "pgvpd_pool_creates_total",
-    help: "Sessions that the pool has opened.",
-    registers: [this.registry],
-  });
-
-  readonly poolCheckins = new Counter({
-    name: "pgvpd_pool_checkins_total",
-    help: "Sessions given back.",
-    registers: [this.registry],
-  });
-
-  readonly poolDiscards = new Counter({
-    name: "pgvpd_pool_discards_total",
-    help: "Sessions that the pool has closed or destroyed.",
-    registers: [this.registry],
-  });
-
-  readonly poolTimeouts = new Counter({
-    name: "pgvpd_pool_timeouts_total",
-    help: "Checkouts that waited for pool_checkout_timeout.",
-    registers: [this.registry],
-  });
-
   readonly resolverCacheSize = new Gauge({
     name: "pgvpd_resolver_cache_size",
     help: "Answers of resolvers that are kept.",

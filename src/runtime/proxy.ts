@@ -19,6 +19,8 @@ import { readVersion } from "../lib/version.ts";
 import { AuditLog } from "../observe/audit-log.ts";
 import type { Logger } from "../observe/logger.ts";
 import { Metrics, type Traffic } from "../observe/metrics.ts";
+import { NO_POOL } from "../observe/no-pool.ts";
+import { observePool } from "../observe/pool-metrics.ts";
 import { collectProcessMetrics } from "../observe/process-metrics.ts";
 import { Resolvers } from "../proxy/context/resolvers.ts";
 import { Seal } from "../proxy/context/seal.ts";
@@ -114,6 +116,7 @@ export class ProxyServer {
     const { contextSeal, contextKeyFile, contextSealTtlMs } = config;
     if (contextSeal !== "off" && contextKeyFile !== undefined)
       this.#seal = new Seal({ contextKeyFile, contextSealTtlMs });
+    observePool(this.metrics.registry, NO_POOL);
     this.#audit = AuditLog.open(config, this.#log, this.metrics);
     const services: ProxyServices = {
       ...login,
@@ -179,6 +182,8 @@ export class ProxyServer {
       uptimeSeconds: () => systemClock.now() / 1000,
       isUpstreamReachable: () => this.#isUpstreamReachable(),
       sessions: () => this.#sessionInfos(),
+      // Nobody makes pools yet; the one that does is handed on here, and to observePool above.
+      pool: () => undefined,
       resolvers: () => this.#resolvers?.list ?? [],
       explain: (user, database) => explainLogin(user, database, this.#config, this.#log),
       terminate: (conn) => this.#terminate(conn),

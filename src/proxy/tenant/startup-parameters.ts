@@ -85,10 +85,11 @@ const APPLICATION_NAME = "application_name";
  * pg_stat_activity: a client can set another name later.
  */
 export function stampApplicationName({ forwarded, heldBack }: SortedParameters, tenant: string): SortedParameters {
-  const stamp = (parameter: StartupParameter): StartupParameter =>
-    isApplicationName(parameter)
-      ? { ...parameter, value: Buffer.concat([Buffer.from(`${tenant}: `), parameter.value]) }
-      : parameter;
+  const stamp = (parameter: StartupParameter): StartupParameter => {
+    if (!isApplicationName(parameter)) return parameter;
+    const before = Buffer.from(parameter.value.length === 0 ? tenant : `${tenant}: `);
+    return { ...parameter, value: Buffer.concat([before, parameter.value]) };
+  };
   if ([...forwarded, ...heldBack].some(isApplicationName)) {
     return { forwarded: forwarded.map(stamp), heldBack: heldBack.map(stamp) };
   }

@@ -2,11 +2,13 @@
  * Who may ask the HTTP API of the real program what: isolation.md's table of listeners and tokens, hosts, origins, limits.
  */
 import { once } from "node:events";
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { X509Certificate } from "node:crypto";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { text } from "node:stream/consumers";
+import { connect as connectTls } from "node:tls";
 import { afterAll, describe, expect, it } from "vitest";
 import { addAdminToken, type Scope } from "../../../src/config/admin-tokens.ts";
 import { adminOf, ask, type AdminPlace } from "../../support/admin-client.ts";
@@ -27,7 +29,16 @@ const ca = readFileSync(authority.certFile, "utf8");
 const start = (settings: Record<string, string | number> = {}): Promise<ProxyProcess> =>
   startProxyProcess({ settings: { admin_port: 0, upstream_port: 1, ...settings } });
 
-const READ = ["/sessions", "/tenants", "/resolvers", "/config", "/openapi.json", "/explain?user=a", "/nothing"];
+const READ = [
+  "/sessions",
+  "/tenants",
+  "/pools",
+  "/resolvers",
+  "/config",
+  "/openapi.json",
+  "/explain?user=a",
+  "/nothing",
+];
 const CHANGES = ["/sessions/1/terminate", "/resolvers/cache/clear", "/reload"];
 
 /** The status of every path, with this token: of those that agree one line. */
@@ -98,6 +109,13 @@ describe("what is open", () => {
       changes: 200,
     });
     expect((await ask(place, "/nothing", { token: tokens.read })).status).toBe(404);
+    for (const [at, status] of [
+      ["/health", 200],
+      ["/status", 401],
+      ["/metrics", 401],
+    ] as const) {
+      expect((await ask(place, at, { method: "HEAD" })).status, at).toBe(status);
+    }
 
     const [hash = ""] = /[0-9a-f]{64}/.exec(readFileSync(tokensFile, "utf8")) ?? [];
     expect((await ask(place, "/metrics", { token: hash })).status).toBe(401);
@@ -276,6 +294,31 @@ describe("SIGHUP", () => {
     rmSync(file);
     expect(await reload()).toBe("error");
     expect([await status(first), await status(second)]).toEqual([401, 200]);
+  });
+
+  it("shows the new certificate of the API", async () => {
+    const live = { cert: path.join(folder, "live.crt"), key: path.join(folder, "live.key") };
+    const put = (file: string): string => {
+      const made = makeServerCertificate(authority, { file });
+      copyFileSync(made.certFile, live.cert);
+      copyFileSync(made.keyFile, live.key);
+      return new X509Certificate(readFileSync(made.certFile)).fingerprint256;
+    };
+    const first = put("first");
+    await using proxy = await start({ admin_tls_cert: live.cert, admin_tls_key: live.key });
+    const { port } = await adminOf(proxy);
+    const shown = async (): Promise<string> => {
+      const socket = connectTls({ host: "127.0.0.1", port, ca });
+      await once(socket, "secureConnect");
+      const { fingerprint256 } = socket.getPeerCertificate();
+      socket.destroy();
+      return fingerprint256;
+    };
+    expect(await shown()).toBe(first);
+    const second = put("second");
+    process.kill(proxy.pid, "SIGHUP");
+    await proxy.waitForLog(({ msg }) => String(msg).startsWith("reloaded"));
+    expect(await shown()).toBe(second);
   });
 });
 

@@ -222,6 +222,10 @@ describe("what is shown", () => {
     expect(many.map(({ status }) => status).toSorted((a, b) => a - b)).toEqual([200, 200, 429, 429, 429]);
   });
 
+  it("is nothing in /pools without pools", async () => {
+    expect((await documented("/pools")).json()).toEqual({ total: 0, pools: [] });
+  });
+
   it("is a resolver with what it does in /resolvers", async () => {
     expect((await documented("/resolvers")).json()).toMatchObject({
       resolvers: [
@@ -392,6 +396,9 @@ describe("last of all", () => {
     await untilSessions(0);
     const client = await logIn("drained");
     expect((await documented("/drain", { method: "POST" })).status).toBe(202);
+    // Another one, and the signal of who supervises the program, cut nothing short.
+    expect((await documented("/drain", { method: "POST" })).status).toBe(202);
+    process.kill(proxy.pid, "SIGTERM");
     await proxy.waitForLog(({ msg }) => String(msg).startsWith("draining"));
     expect((await documented("/ready")).json()).toEqual({ status: "fail" });
     expect((await documented("/status")).json()).toMatchObject({ is_draining: true, connections_active: 1 });

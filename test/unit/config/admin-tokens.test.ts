@@ -4,8 +4,10 @@ import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, describe, expect, it, vi } from "vitest";
+import { checkFiles } from "../../../src/check/check-files.ts";
 import { token as tokenCommand } from "../../../src/cli/token.ts";
 import { addAdminToken, loadAdminTokens, parseAdminTokens } from "../../../src/config/admin-tokens.ts";
+import { configFromSettings, type SettingValues } from "../../../src/config/load.ts";
 import { problemsOf } from "./load-text.ts";
 
 const folder = mkdtempSync(path.join(tmpdir(), "pgvpd-tokens-"));
@@ -42,6 +44,20 @@ describe("the file", () => {
     const many = Array.from({ length: 1_001 }, (_, n) => `t${n}:read:${hash(String(n))}\n`).join("");
     expect(problemsOf(() => parseAdminTokens(many, "file"))).toEqual(["file: it has more than 1000 tokens"]);
   });
+});
+
+it("pgvpd check says whether the files of the HTTP API can be used", () => {
+  const admin_tokens_file = path.join(folder, "checked");
+  const findings = (more: SettingValues = {}): string[] =>
+    checkFiles(configFromSettings({ admin_port: 1, admin_tokens_file, ...more })).map(
+      ({ verdict, text }) => `${verdict}: ${text}`,
+    );
+  addAdminToken(admin_tokens_file, "a", new Set(["read"]));
+  expect(findings()).toEqual(["ok: tokens: the files can be used"]);
+  writeFileSync(admin_tokens_file, "a:read\n");
+  expect(findings()).toEqual([expect.stringMatching(/^error: tokens: admin_tokens_file: .*checked:1: expected name/)]);
+  const missing = { admin_tls_cert: path.join(folder, "none.crt"), admin_tls_key: path.join(folder, "none.key") };
+  expect(findings(missing)[0]).toMatch(/^error: HTTP API TLS: admin_tls_cert: .*none\.crt: there is no such file/);
 });
 
 describe("pgvpd token", () => {

@@ -3,6 +3,8 @@ import { readFileSync } from "node:fs";
 import { Registry } from "prom-client";
 import { expect, it } from "vitest";
 import { Metrics } from "../../../src/observe/metrics.ts";
+import { NO_POOL } from "../../../src/observe/no-pool.ts";
+import { observePool } from "../../../src/observe/pool-metrics.ts";
 import { collectProcessMetrics } from "../../../src/observe/process-metrics.ts";
 
 it("docs/admin.md has every metric", () => {
@@ -10,8 +12,9 @@ it("docs/admin.md has every metric", () => {
   const listed = [...page.matchAll(/^\| (`(?:pgvpd|process)_[^|]*) \|/gm)].flatMap(
     ([, names = ""]) => names.match(/\w+/g) ?? [],
   );
-  const processRegistry = new Registry();
-  collectProcessMetrics(processRegistry)[Symbol.dispose]();
-  const there = [new Metrics().registry, processRegistry].flatMap((registry) => registry.getMetricsAsArray());
+  const further = new Registry();
+  collectProcessMetrics(further)[Symbol.dispose]();
+  observePool(further, NO_POOL);
+  const there = [new Metrics().registry, further].flatMap((registry) => registry.getMetricsAsArray());
   expect(listed.toSorted()).toEqual(there.map(({ name }) => name).toSorted());
 });

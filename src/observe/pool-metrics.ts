@@ -1,0 +1,66 @@
+/** What a pool has done and has, read from it when somebody asks: on the path of a transaction nothing is counted here. */
+import { Counter, Gauge, type Registry } from "prom-client";
+
+/** What the pool has done since it began. */
+export interface PoolCounts {
+  checkouts: number;
+  reuses: number;
+  creates: number;
+  checkins: number;
+  discards: number;
+  timeouts: number;
+}
+
+export interface PoolSize {
+  readonly database: string;
+  readonly role: string;
+  readonly total: number;
+  readonly idle: number;
+  readonly waiting: number;
+}
+
+export interface ObservedPool {
+  readonly counts: Readonly<PoolCounts>;
+  sizes(): Iterable<PoolSize>;
+}
+
+const COUNTERS: Readonly<Record<keyof PoolCounts, string>> = {
+  checkouts: "Sessions asked of the pool.",
+  reuses: "Checkouts that got a session that was there.",
+  creates: "Sessions that the pool has opened.",
+  checkins: "Sessions given back.",
+  discards: "Sessions that the pool has closed or destroyed.",
+  timeouts: "Checkouts that waited for pool_checkout_timeout.",
+};
+
+const GAUGES = {
+  pgvpd_pool_connections_total: { key: "total", help: "Sessions of the pool that are open." },
+  pgvpd_pool_connections_idle: { key: "idle", help: "Sessions of the pool that nobody uses." },
+  pgvpd_pool_waiting: { key: "waiting", help: "Clients that wait for a session of the pool." },
+} as const;
+
+export function observePool(registry: Registry, pool: ObservedPool): void {
+  for (const [key, help] of Object.entries(COUNTERS)) {
+    const counter: Counter = new Counter({
+      name: `pgvpd_pool_${key}_total`,
+      help,
+      registers: [registry],
+      collect: () => {
+        counter.reset();
+        counter.inc(pool.counts[key as keyof PoolCounts]);
+      },
+    });
+  }
+  for (const [name, { key, help }] of Object.entries(GAUGES)) {
+    const gauge: Gauge = new Gauge({
+      name,
+      help,
+      labelNames: ["database", "role"],
+      registers: [registry],
+      collect: () => {
+        gauge.reset();
+        for (const { database, role, [key]: value } of pool.sizes()) gauge.set({ database, role }, value);
+      },
+    });
+  }
+}
