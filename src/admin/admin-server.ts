@@ -2,7 +2,7 @@
  * The listeners of the HTTP API: a port, a Unix-domain socket, or both. It opens them, reads tokens and certificates again
  * when it is told to, and closes them.
  */
-import { chmod, unlink } from "node:fs/promises";
+import { chmod, lstat, unlink } from "node:fs/promises";
 import type { FastifyInstance } from "fastify";
 import type { Server } from "node:https";
 import { connect, isIPv4, type AddressInfo } from "node:net";
@@ -142,8 +142,13 @@ async function listen(
   }
 }
 
-/** A socket that a killed process left behind refuses connections; one that is in use does not, and stays. */
+/**
+ * A socket that a killed process left behind refuses connections; one that is in use does not, and stays. So does a file
+ * that is no socket, whatever the setting says.
+ */
 async function removeStale(path: string): Promise<void> {
+  const status = await lstat(path).catch(() => undefined);
+  if (status?.isSocket() !== true) return;
   const code = await new Promise<string | undefined>((resolve) => {
     const probe = connect(path);
     probe.once("connect", () => {

@@ -335,6 +335,11 @@ describe("the program does not start", () => {
       /used together with admin_port or admin_socket/,
     ],
     ["with a certificate without its key", { admin_port: 0, admin_tls_cert: own.certFile }, /needs admin_tls_key/],
+    [
+      "with a file that is no socket, which stays",
+      { admin_socket: tokensFile },
+      /cannot open the HTTP API on .*tokens: it is in use/,
+    ],
     ["with a name as its address", { admin_port: 0, admin_host: "localhost" }, /expected one address/],
     ["with the port of its clients", { port: 6499, admin_port: 6499 }, /is the same as port/],
   ] as const)("%s", async (_case, settings, problem) => {
