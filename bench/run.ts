@@ -49,6 +49,7 @@ export async function* runPlan(
 export function peersFor(scenario: Scenario, peers: readonly Peer[]): readonly Peer[] {
   return peers.filter((peer) => {
     if (scenario.skipsDirect === true && peer.name === "direct") return false;
+    if (scenario.peers !== undefined) return scenario.peers.includes(peer.name);
     return peer.onlyIn === undefined ? scenario.needsSeal !== true : peer.onlyIn.includes(scenario.name);
   });
 }

@@ -7,6 +7,7 @@ import { existsSync } from "node:fs";
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { resolverChain, resolverRole } from "../measure/resolvers.ts";
 import { freePort, type Workbench } from "../measure/workbench.ts";
 import type { Peer, SealKind, Upstream } from "../peer.ts";
 import { sealScenarioNames } from "../scenarios/seal.ts";
@@ -59,6 +60,27 @@ export const pgvpdScram = pgvpdPeer({
     credentials_file: workbench.writeSecretFile("credentials.txt", `"${user}" "${scramVerifier ?? ""}"\n`),
   }),
 });
+
+/** With the chain of measure/resolvers.ts: its answers kept, asked at every login, and asked on the clients' connections. */
+export const resolverVariants: readonly Peer[] = [
+  resolverPeer("warm", 3600, { resolver_user: resolverRole }),
+  resolverPeer("cold", 0, { resolver_user: resolverRole }),
+  resolverPeer("session", 0, { resolver_connection: "session" }),
+];
+
+function resolverPeer(kind: string, cacheTtl: number, settings: Readonly<Record<string, string>>): Peer {
+  const name = `pgvpd-resolvers-${kind}`;
+  return pgvpdPeer({
+    name,
+    program: built,
+    whyMissing: "not built: npm run build",
+    onlyIn: ["login-resolvers"],
+    settings: (_, workbench) => ({
+      ...settings,
+      resolvers: workbench.writeFile(`${name}.toml`, resolverChain(cacheTtl)),
+    }),
+  });
+}
 
 function pgvpdPeer(variant: PgvpdVariant): Peer {
   const { name, program = "" } = variant;

@@ -92,6 +92,10 @@ export const resolvers = object({
       on_change: text,
       executions: count,
       errors: count,
+      cache_hits: count,
+      cache_misses: count,
+      cache_size: count,
+      invalidations: count,
     }),
   ),
 });

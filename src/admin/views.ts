@@ -86,6 +86,10 @@ export async function viewResolvers({ metrics, ...ports }: Pick<AdminPorts, "met
       on_change: onChange,
       executions: await valueOf(metrics.resolverExecutions, { resolver: name }),
       errors: await valueOf(metrics.resolverErrors, { resolver: name }),
+      cache_hits: await valueOf(metrics.resolverLookups, { resolver: name, outcome: "hit" }),
+      cache_misses: await valueOf(metrics.resolverLookups, { resolver: name, outcome: "miss" }),
+      cache_size: await valueOf(metrics.resolverAnswers, { resolver: name }),
+      invalidations: await valueOf(metrics.resolverInvalidations, { resolver: name }),
     })),
   );
   return { ...(await viewCache(metrics)), resolvers };

@@ -153,9 +153,10 @@ specification and they are gone.
 
 ## Changing settings
 
-Settings are read at start. SIGHUP reads \`credentials_file\`, \`admin_tokens_file\` and the files of certificates, keys and CAs
-again, for connections from then on, and opens a new \`audit_log\` where the old one was moved; where one of them cannot be
-used nothing changes, and the log says why. For other settings start anew: on SIGTERM the connections that are open may go on for \`drain_timeout\` seconds, while a new process already
+Settings are read at start. SIGHUP reads \`credentials_file\`, \`admin_tokens_file\`, the file of \`resolvers\` and the files
+of certificates, keys and CAs again, for connections from then on, and opens a new \`audit_log\` where the old one was moved;
+where one of them cannot be used nothing changes, and the log says why. For other settings start anew: on SIGTERM the
+connections that are open may go on for \`drain_timeout\` seconds, while a new process already
 takes the port.
 
 ## Settings`;

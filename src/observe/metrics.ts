@@ -42,9 +42,25 @@ export class Metrics {
     registers: [this.registry],
   });
 
-  readonly resolverCacheSize = new Gauge({
-    name: "pgvpd_resolver_cache_size",
-    help: "Answers of resolvers that are kept.",
+  readonly resolverExecutions = new Counter({
+    name: "pgvpd_resolver_executions_total",
+    help: "Queries of resolvers that were run.",
+    labelNames: ["resolver"],
+    registers: [this.registry],
+  });
+
+  readonly resolverErrors = new Counter({
+    name: "pgvpd_resolver_errors_total",
+    help: "Queries of resolvers that failed.",
+    labelNames: ["resolver"],
+    registers: [this.registry],
+  });
+
+  readonly resolverSeconds = new Histogram({
+    name: "pgvpd_resolver_duration_seconds",
+    help: "Time of the round trip that a resolver was run in, together with those that run at the same time.",
+    labelNames: ["resolver"],
+    buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5],
     registers: [this.registry],
   });
 
@@ -60,16 +76,29 @@ export class Metrics {
     registers: [this.registry],
   });
 
-  readonly resolverExecutions = new Counter({
-    name: "pgvpd_resolver_executions_total",
-    help: "Queries of resolvers that were run.",
+  readonly resolverLookups = new Counter({
+    name: "pgvpd_resolver_cache_lookups_total",
+    help: "The same look-ups for each resolver, by their outcome.",
+    labelNames: ["resolver", "outcome"],
+    registers: [this.registry],
+  });
+
+  readonly resolverCacheSize = new Gauge({
+    name: "pgvpd_resolver_cache_size",
+    help: "Answers of resolvers that are kept.",
+    registers: [this.registry],
+  });
+
+  readonly resolverAnswers = new Gauge({
+    name: "pgvpd_resolver_cache_answers",
+    help: "Answers that are kept, for each resolver.",
     labelNames: ["resolver"],
     registers: [this.registry],
   });
 
-  readonly resolverErrors = new Counter({
-    name: "pgvpd_resolver_errors_total",
-    help: "Queries of resolvers that failed.",
+  readonly resolverInvalidations = new Counter({
+    name: "pgvpd_resolver_invalidations_total",
+    help: "Answers of a resolver that were dropped because they changed, or could have: changes were not heard of.",
     labelNames: ["resolver"],
     registers: [this.registry],
   });
@@ -163,6 +192,17 @@ export class Metrics {
   /** What a session that has ended has read. */
   countBytes(bytes: Traffic): void {
     this.#endedSessionBytes = sum(this.#endedSessionBytes, bytes);
+  }
+
+  countLookup(resolver: string, outcome: "hit" | "miss"): void {
+    (outcome === "hit" ? this.resolverCacheHits : this.resolverCacheMisses).inc();
+    this.resolverLookups.inc({ resolver, outcome });
+  }
+
+  /** @param change 1 or -1. */
+  countKept(resolver: string, change: number): void {
+    this.resolverCacheSize.inc(change);
+    this.resolverAnswers.inc({ resolver }, change);
   }
 
   countError(code: ErrorCode): void {

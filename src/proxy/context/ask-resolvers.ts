@@ -54,14 +54,17 @@ export async function askResolvers(
       ...(resolver.rows === "one" ? { maxRows: MAX_ROWS } : {}),
     },
   ]);
-  for (const { resolver } of calls) metrics.resolverExecutions.inc({ resolver: resolver.name });
+  const names = calls.map(({ resolver }) => resolver.name);
+  for (const resolver of names) metrics.resolverExecutions.inc({ resolver });
+  const timers = names.map((resolver) => metrics.resolverSeconds.startTimer({ resolver }));
   stream.write(encodePipeline([...before, ...asked, ROLLBACK]));
-  const { results, columns, error } = await readAnswers(stream, greeting, calls, metrics, signal);
+  const { results, columns, error } = await readAnswers(stream, greeting, names, metrics, signal);
+  for (const end of timers) end();
   if (error !== undefined) {
     stream.write(encodePipeline([ROLLBACK]));
     await runPipeline(stream, greeting, signal);
     // What failed comes behind what has answered; each call has two statements.
-    const name = calls[Math.floor((results.length - before.length) / 2)]?.resolver.name ?? "";
+    const name = names[Math.floor((results.length - before.length) / 2)] ?? "";
     metrics.resolverErrors.inc({ resolver: name });
     throw new QueryFailed(`resolver ${name}: ${withoutValues(error)}`, sqlstateOf(error.response.body));
   }
@@ -75,7 +78,7 @@ export async function askResolvers(
 async function readAnswers(
   stream: MessageStream,
   greeting: Greeting,
-  calls: readonly ResolverCall[],
+  names: readonly string[],
   metrics: Metrics,
   signal: AbortSignal,
 ): Promise<PipelineOutcome> {
@@ -83,7 +86,6 @@ async function readAnswers(
     return await runPipeline(stream, greeting, signal, true);
   } catch (error) {
     if (!(error instanceof ProxyError) || error.code !== "upstream_protocol") throw error;
-    const names = calls.map(({ resolver }) => resolver.name);
     for (const resolver of names) metrics.resolverErrors.inc({ resolver });
     throw new ProxyError("resolver_failed", { detail: `resolver ${names.join(", ")}: ${error.detail}` });
   }

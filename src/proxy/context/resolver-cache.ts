@@ -43,7 +43,13 @@ export class ResolverCache {
     this.#metrics = metrics;
     this.#random = random;
     this.#names = new CallNames(isPerContext);
-    this.#answers = new LRUCache({ max: MAX_ANSWERS, ttl: 1, ttlResolution: 0, perf: clock });
+    this.#answers = new LRUCache({
+      max: MAX_ANSWERS,
+      ttl: 1,
+      ttlResolution: 0,
+      perf: clock,
+      dispose: ({ call }) => metrics.countKept(call.resolver.name, -1),
+    });
   }
 
   /**
@@ -109,7 +115,6 @@ export class ResolverCache {
   clear(): void {
     this.#answers.clear();
     this.#asking.clear();
-    this.#metrics.resolverCacheSize.set(0);
   }
 
   #keys(): string[] {
@@ -121,10 +126,10 @@ export class ResolverCache {
     const key = this.#names.nameOf(who, call);
     const entry = this.#answers.get(key) ?? this.#asking.get(key);
     if (entry === undefined || !isSameCall(entry.call, call)) {
-      this.#metrics.resolverCacheMisses.inc();
+      this.#metrics.countLookup(call.resolver.name, "miss");
       return undefined;
     }
-    this.#metrics.resolverCacheHits.inc();
+    this.#metrics.countLookup(call.resolver.name, "hit");
     return entry.outputs;
   }
 
@@ -149,7 +154,7 @@ export class ResolverCache {
       const isNegative = outputs.every((value) => value === null);
       const longest = isNegative ? Math.min(cacheTtlMs, MAX_NEGATIVE_MS) : cacheTtlMs;
       this.#answers.set(key, { call, outputs }, { ttl: longest * (1 - JITTER * this.#random()) });
-      this.#metrics.resolverCacheSize.set(this.#answers.size);
+      this.#metrics.countKept(call.resolver.name, 1);
     } catch {
       // Who asked hears of it.
     } finally {
@@ -158,9 +163,10 @@ export class ResolverCache {
   }
 
   #forget(key: string): void {
-    this.#answers.delete(key);
-    this.#asking.delete(key);
-    this.#metrics.resolverCacheSize.set(this.#answers.size);
+    for (const entries of [this.#answers, this.#asking]) {
+      const resolver = entries.get(key)?.call.resolver.name;
+      if (resolver !== undefined && entries.delete(key)) this.#metrics.resolverInvalidations.inc({ resolver });
+    }
   }
 }
 

@@ -2,9 +2,8 @@
  * The resolvers of a configuration, and where they run: on connections of their own, or on the client's upstream
  * connection before any byte of the client's.
  */
-import { clientAuthOf } from "../../config/login-method.ts";
-import { loadResolvers, ResolversError, type CodeResolver, type ResolverPlan } from "../../config/resolvers-file.ts";
-import type { Config } from "../../config/settings.ts";
+import { choosesRole, loadPlan, type PlanConfig } from "../../config/resolver-plan.ts";
+import type { CodeResolver, ResolverPlan } from "../../config/resolvers-file.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import type { MessageStream } from "../message-stream.ts";
 import type { ContextValue, ResolverTraits, TenantIdentity } from "../tenant/identity.ts";
@@ -12,12 +11,11 @@ import type { Greeting } from "../upstream/await-ready.ts";
 import { withCode } from "./ask-code.ts";
 import { askResolvers } from "./ask-resolvers.ts";
 import { DedicatedResolvers, type DedicatedConfig, type ResolverServices } from "./dedicated-resolvers.ts";
-import { resolveContext, type AskResolvers } from "./resolve-context.ts";
+import { checkRole, resolveContext, type AskResolvers } from "./resolve-context.ts";
 import { ResolverCache } from "./resolver-cache.ts";
 import { SessionWatches } from "./session-watches.ts";
 
-type ResolverConfig = DedicatedConfig &
-  Pick<Config, "resolvers" | "contextVariables" | "resolverUser" | "loginRoles" | "clientAuth" | "poolMode">;
+type ResolverConfig = DedicatedConfig & PlanConfig;
 
 /** The client's own upstream connection, and what came over it. */
 export interface OwnConnection {
@@ -64,7 +62,7 @@ export class Resolvers {
     this.#config = config;
     this.#code = code;
     this.#services = services;
-    this.#plan = load(config, code);
+    this.#plan = loadPlan(config, code);
     this.#dedicated = resolverUser === undefined ? undefined : new DedicatedResolvers(resolverUser, config, services);
     this.#cache = new ResolverCache(services.clock, services.metrics, { isPerContext: this.#dedicated === undefined });
     this.#watches = new SessionWatches(this.#dedicated?.askIn, services);
@@ -72,7 +70,7 @@ export class Resolvers {
 
   /** Reads the file again. @returns what puts it to use, with an empty cache. @throws ResolversError. */
   prepareReload(): () => void {
-    const plan = load(this.#config, this.#code);
+    const plan = loadPlan(this.#config, this.#code);
     return () => {
       this.#plan = plan;
       this.#cache.clear();
@@ -128,14 +126,17 @@ export class Resolvers {
       if (own === undefined) throw new ProxyError("resolver_failed", { detail: "there is no connection to ask on" });
       return askResolvers(own.stream, own.greeting, calls, resolverSearchPath, metrics, signal);
     };
+    if (own !== undefined && this.chooseRole) {
+      throw new ProxyError("resolver_failed", {
+        detail: "since a reload a resolver chooses the role; this login had one",
+      });
+    }
     this.#follow(identity.database);
     const ask = withCode(this.#dedicated?.askIn(identity.database) ?? onOwnConnection, identity, clock, metrics);
     const { changes } = this.#watches;
     const plan = this.#plan;
     const { context, loginRole, used } = await resolveContext(identity, plan, ask, this.#cache, signal);
-    if (choosesRole(plan) && (loginRole === undefined || !loginRoles.includes(loginRole))) {
-      throw new ProxyError("resolver_failed", { detail: `role ${loginRole ?? "NULL"} is not one of login_roles` });
-    }
+    checkRole(plan, loginRole, loginRoles);
     return { context, loginRole, watch: (end) => this.#watches.watch(identity, used, changes, end) };
   }
 
@@ -158,30 +159,4 @@ export class Resolvers {
     });
     if (isListening) this.#followed.add(database);
   }
-}
-
-function choosesRole(plan: ResolverPlan): boolean {
-  return plan.flat().some(({ roleColumn }) => roleColumn !== undefined);
-}
-
-function load(config: ResolverConfig, code: readonly CodeResolver[]): ResolverPlan {
-  const plan = loadResolvers(config.resolvers, code, config.contextVariables);
-  const terminating = plan.flat().find(({ onChange }) => onChange === "terminate");
-  if (terminating !== undefined && config.resolverUser === undefined) {
-    const { name } = terminating;
-    throw new ResolversError([`${config.resolvers}: resolver "${name}": on_change = terminate needs resolver_user`]);
-  }
-  const chooser = plan.flat().find(({ roleColumn }) => roleColumn !== undefined);
-  if (chooser === undefined) return plan;
-  const missing = [
-    ...(config.resolverUser === undefined ? ["resolver_user"] : []),
-    ...(clientAuthOf(config) === "relay" ? ["client_auth = scram or cleartext"] : []),
-    ...(config.loginRoles.length === 0 ? ["login_roles"] : []),
-  ];
-  if (missing.length > 0) {
-    throw new ResolversError([
-      `${config.resolvers ?? "resolvers"}: resolver "${chooser.name}": inject_role needs ${missing.join(", ")}`,
-    ]);
-  }
-  return plan;
 }

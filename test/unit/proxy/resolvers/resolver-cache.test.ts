@@ -312,3 +312,46 @@ describe("a database that is not trusted", () => {
     expect(await bench.get(org, "new")).toBe('[["new"]]');
   });
 });
+
+describe("the metrics", () => {
+  it("count look-ups, what is kept and what was dropped, for each resolver and in all", async () => {
+    const bench = new Bench();
+    const team = resolverOf("team");
+    const counts = async (): Promise<Record<string, number>> => {
+      const found: Record<string, number> = {};
+      for (const { name, values } of await bench.metrics.registry.getMetricsAsJSON()) {
+        if (!name.startsWith("pgvpd_resolver_cache") && !name.startsWith("pgvpd_resolver_inv")) continue;
+        for (const { labels, value } of values) {
+          found[[name.replace("pgvpd_resolver_", ""), ...Object.values(labels)].join(" ")] = value;
+        }
+      }
+      return found;
+    };
+    for (const value of ["acme", "acme", "globex"]) await bench.get(org, "1", value);
+    await bench.get(team, "1");
+    bench.cache.invalidate({ database: who.database, resolver: "org", values: ["acme"] });
+    bench.cache.invalidate({ database: who.database, resolver: "org", values: ["nobody"] });
+    expect(await counts()).toEqual({
+      cache_hits_total: 1,
+      cache_misses_total: 3,
+      "cache_lookups_total org hit": 1,
+      "cache_lookups_total org miss": 2,
+      "cache_lookups_total team miss": 1,
+      cache_size: 2,
+      "cache_answers org": 1,
+      "cache_answers team": 1,
+      "invalidations_total org": 1,
+    });
+    bench.cache.clear();
+    expect(await counts()).toMatchObject({ cache_size: 0, "cache_answers org": 0, "invalidations_total org": 1 });
+  });
+
+  it("count an answer that has grown too old, or was asked for again, once", async () => {
+    const bench = new Bench();
+    for (let n = 0; n < 3; n++) {
+      await bench.get(org, `${n}`);
+      bench.clock.advance(org.cacheTtlMs + 1);
+    }
+    expect(await bench.metric("pgvpd_resolver_cache_size")).toBe(1);
+  });
+});
