@@ -49,8 +49,9 @@ export async function* runPlan(
 export function peersFor(scenario: Scenario, peers: readonly Peer[]): readonly Peer[] {
   return peers.filter((peer) => {
     if (scenario.skipsDirect === true && peer.name === "direct") return false;
-    if (scenario.peers !== undefined) return scenario.peers.includes(peer.name);
-    return peer.onlyIn === undefined ? scenario.needsSeal !== true : peer.onlyIn.includes(scenario.name);
+    return peer.onlyIn === undefined
+      ? (scenario.peers?.includes(peer.name) ?? scenario.needsSeal !== true)
+      : peer.onlyIn.includes(scenario.name);
   });
 }
 

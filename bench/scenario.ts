@@ -38,7 +38,7 @@ export interface Scenario {
   readonly needsPgbench: boolean;
   /** It compares ways of pgvpd to carry a context, and runs in databases that are made for that. */
   readonly needsSeal?: true;
-  /** The only peers that take part; all that are not for other scenarios alone when absent. */
+  /** Beside those that name it in `onlyIn`, the only peers that take part; all of them when absent. */
   readonly peers?: readonly string[];
   /** Where there is nothing to measure without a proxy. */
   readonly skipsDirect?: boolean;

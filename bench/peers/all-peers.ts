@@ -5,8 +5,8 @@ import type { Peer } from "../peer.ts";
 import { direct } from "./direct.ts";
 import { haproxy } from "./haproxy.ts";
 import { nodePipe } from "./node-pipe.ts";
-import { pgbouncer, pgbouncerLargeBuffer } from "./pgbouncer.ts";
-import { pgvpd, pgvpdOther, pgvpdScram, resolverVariants, sealVariants } from "./pgvpd.ts";
+import { pgbouncer, pgbouncerLargeBuffer, pgbouncerPools } from "./pgbouncer.ts";
+import { pgvpd, pgvpdOther, pgvpdPools, pgvpdScram, resolverVariants, sealVariants } from "./pgvpd.ts";
 
 export const allPeers: readonly Peer[] = [
   direct,
@@ -15,8 +15,10 @@ export const allPeers: readonly Peer[] = [
   pgvpdScram,
   ...resolverVariants,
   ...sealVariants,
+  ...pgvpdPools,
   nodePipe,
   pgbouncer,
   pgbouncerLargeBuffer,
+  ...pgbouncerPools,
   haproxy,
 ];

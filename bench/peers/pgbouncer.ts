@@ -4,6 +4,7 @@
  */
 import { freePort } from "../measure/workbench.ts";
 import type { Peer, Upstream } from "../peer.ts";
+import { poolScenarioNames, poolSize } from "../scenarios/pools.ts";
 import { findProgram, firstLineOf } from "./find-program.ts";
 import { startChild } from "./start-child.ts";
 
@@ -21,6 +22,14 @@ export const pgbouncerLargeBuffer = pgbouncerPeer({
   onlyIn: ["copy-out", "copy-out-narrow", "copy-in"],
   settings: { pkt_buf: "65536" },
 });
+
+export const pgbouncerPools: readonly Peer[] = (["session", "transaction"] as const).map((mode) =>
+  pgbouncerPeer({
+    name: `pgbouncer-${mode}`,
+    onlyIn: poolScenarioNames,
+    settings: { pool_mode: mode, ...(mode === "transaction" && { default_pool_size: String(poolSize) }) },
+  }),
+);
 
 function pgbouncerPeer(variant: PgbouncerVariant): Peer {
   return {

@@ -10,6 +10,7 @@ import { promisify } from "node:util";
 import { resolverChain, resolverRole } from "../measure/resolvers.ts";
 import { freePort, type Workbench } from "../measure/workbench.ts";
 import type { Peer, SealKind, Upstream } from "../peer.ts";
+import { poolScenarioNames, poolSize } from "../scenarios/pools.ts";
 import { sealScenarioNames } from "../scenarios/seal.ts";
 import { startChild } from "./start-child.ts";
 
@@ -81,6 +82,22 @@ function resolverPeer(kind: string, cacheTtl: number, settings: Readonly<Record<
     }),
   });
 }
+/** With the pools: `pool_password` from clients, and a server that trusts. */
+export const pgvpdPools: readonly Peer[] = (["session", "transaction"] as const).map((mode) =>
+  pgvpdPeer({
+    name: `pgvpd-${mode}`,
+    program: built,
+    whyMissing: "not built: npm run build",
+    onlyIn: poolScenarioNames,
+    settings: ({ password, maxConnections }): Readonly<Record<string, string>> => ({
+      pool_mode: mode,
+      pool_size: String(mode === "session" ? maxConnections : poolSize),
+      pool_password: password,
+      pool_checkout_timeout: "60",
+      upstream_require_auth: "none",
+    }),
+  }),
+);
 
 function pgvpdPeer(variant: PgvpdVariant): Peer {
   const { name, program = "" } = variant;

@@ -7,6 +7,7 @@ import { connectScenarios } from "./connects.ts";
 import { idleMemory } from "./idle-memory.ts";
 import { loginBurst } from "./login-burst.ts";
 import { loginResolvers } from "./login-resolvers.ts";
+import { poolScenarios } from "./pools.ts";
 import { queryScenarios } from "./queries.ts";
 import { sealScenarios } from "./seal.ts";
 
@@ -17,5 +18,6 @@ export const allScenarios: readonly Scenario[] = [
   loginResolvers,
   ...copyScenarios,
   ...sealScenarios,
+  ...poolScenarios,
   idleMemory,
 ];

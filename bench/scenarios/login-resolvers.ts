@@ -14,7 +14,7 @@ export const loginResolvers: Scenario = {
     "1 client, a login (trust) after the other, with a chain of three resolvers: three round trips where none is kept",
   upstream: "trust",
   needsPgbench: false,
-  peers: ["pgvpd", "pgvpd-resolvers-warm", "pgvpd-resolvers-cold", "pgvpd-resolvers-session"],
+  peers: ["pgvpd"],
   metrics: [
     { key: "medianMs", label: "p50 ms", digits: 2, hasRatio: false },
     { key: "p99Ms", label: "p99 ms", digits: 2, hasRatio: false },

@@ -91,6 +91,16 @@ const ONLY_WITH: readonly {
     isThere: ({ resolverUser }) => resolverUser !== undefined,
   },
   {
+    keys: ["tenantPoolSize", "idleTransactionTimeoutMs", "maintenanceUser"],
+    needed: "pool_mode = session or transaction",
+    isThere: ({ poolMode }) => poolMode !== "none",
+  },
+  {
+    keys: ["maintenancePassword"],
+    needed: "maintenance_user",
+    isThere: ({ maintenanceUser }) => maintenanceUser !== undefined,
+  },
+  {
     keys: ["credentialsFile", "authUser"],
     needed: "client_auth = scram or cleartext",
     isThere: (config) => clientAuthOf(config) !== "relay",

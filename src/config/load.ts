@@ -140,6 +140,7 @@ const PASSWORD_FILES = [
   ["poolPassword", "poolPasswordFile"],
   ["upstreamPassword", "upstreamPasswordFile"],
   ["resolverPassword", "resolverPasswordFile"],
+  ["maintenancePassword", "maintenancePasswordFile"],
 ] as const satisfies readonly (readonly [SettingKey, SettingKey])[];
 
 function withPasswordFiles(config: Config, chosen: ReadonlyMap<SettingKey, Choice>, problems: string[]): Config {

@@ -22,10 +22,10 @@ const PGBOUNCER: ReadonlyMap<string, string | null> = new Map([
   ["admin_users", "superuser_bypass"],
   ["verbose", "log_level"],
   ...[
-    ["max_client_conn", "max_db_connections", "max_user_connections", "min_pool_size", "reserve_pool_size"],
-    ["server_reset_query", "server_check_query", "server_lifetime", "server_connect_timeout", "server_login_retry"],
-    ["client_idle_timeout", "query_timeout", "idle_transaction_timeout", "transaction_timeout"],
-    ["tcp_keepcnt", "tcp_keepintvl", "so_reuseport", "listen_backlog", "max_prepared_statements", "stats_users"],
+    ["max_client_conn", "max_user_connections"],
+    ["server_reset_query", "server_check_query", "server_connect_timeout", "server_login_retry"],
+    ["client_idle_timeout", "query_timeout", "transaction_timeout"],
+    ["tcp_keepcnt", "tcp_keepintvl", "so_reuseport", "listen_backlog", "stats_users"],
     ["logfile", "pidfile", "syslog", "user", "job_name", "stats_period", "log_stats", "log_pooler_errors"],
   ].flatMap((names) => names.map((name): [string, null] => [name, null])),
 ]);

@@ -79,7 +79,6 @@ const secret: SettingType<Secret | undefined> = {
   parse: (value) => (value === "" ? undefined : new Secret(value)),
 };
 
-const POOLING = "connection pooling";
 const TENANT_POLICY = "limits and lists of tenants";
 
 export const settings = {
@@ -481,7 +480,6 @@ export const settings = {
     group: "Pool",
     type: oneOf("none", "session", "transaction"),
     default: "none",
-    notYet: POOLING,
     doc: "none: an upstream connection for each client. session or transaction: shared ones.",
   }),
   poolSize: setting({
@@ -489,7 +487,6 @@ export const settings = {
     group: "Pool",
     type: integer(1, 100_000),
     default: "20",
-    notYet: POOLING,
     doc: "Most upstream connections for each database and role.",
   }),
   poolIdleTimeoutMs: setting({
@@ -497,7 +494,6 @@ export const settings = {
     group: "Pool",
     type: timeout,
     default: "300",
-    notYet: POOLING,
     doc: "Seconds after which an idle pooled connection is closed.",
   }),
   poolCheckoutTimeoutMs: setting({
@@ -505,8 +501,122 @@ export const settings = {
     group: "Pool",
     type: timeout,
     default: "5",
-    notYet: POOLING,
     doc: "Seconds that a client waits for a pooled connection.",
+  }),
+  tenantPoolSize: setting({
+    name: "tenant_pool_size",
+    group: "Pool",
+    type: optional(integer(1, 100_000)),
+    doc: "Most pooled connections that one tenant may hold for a database and role. Not set: pool_size.",
+  }),
+  queryWaitNotifyMs: setting({
+    name: "query_wait_notify",
+    group: "Pool",
+    type: seconds(0, 86_400),
+    default: "5",
+    doc: "Seconds after which a client that waits for a pooled connection gets a NOTICE. 0: none.",
+  }),
+  minPoolSize: setting({
+    name: "min_pool_size",
+    group: "Pool",
+    type: integer(0, 100_000),
+    default: "0",
+    doc: "Pooled connections that stay open for each database and role once it was used.",
+  }),
+  reservePoolSize: setting({
+    name: "reserve_pool_size",
+    group: "Pool",
+    type: integer(0, 100_000),
+    default: "0",
+    doc: "Connections beyond pool_size, opened while a client waits for longer than reserve_pool_timeout.",
+  }),
+  reservePoolTimeoutMs: setting({
+    name: "reserve_pool_timeout",
+    group: "Pool",
+    type: timeout,
+    default: "3",
+    doc: "Seconds that a client waits before connections of reserve_pool_size are opened.",
+  }),
+  maxDbConnections: setting({
+    name: "max_db_connections",
+    group: "Pool",
+    type: integer(0, 100_000),
+    default: "0",
+    doc: "Most pooled connections to one database, whatever the role. 0: as many as pool_size gives.",
+  }),
+  allowDatabases: setting({
+    name: "allow_databases",
+    group: "Pool",
+    type: list("names of databases, separated by commas"),
+    doc: "Databases that tenants may connect to. Not set: all.",
+  }),
+  serverCheckDelayMs: setting({
+    name: "server_check_delay",
+    group: "Pool",
+    type: seconds(0, 86_400),
+    default: "30",
+    doc: "Seconds after which an idle pooled connection is tried before it is lent again.",
+  }),
+  serverLifetimeMs: setting({
+    name: "server_lifetime",
+    group: "Pool",
+    type: timeout,
+    default: "3600",
+    doc: "Seconds after which a pooled connection is closed when nobody uses it.",
+  }),
+  serverConnectLimit: setting({
+    name: "server_connect_limit",
+    group: "Pool",
+    type: integer(1, 100_000),
+    default: "50",
+    doc: "Most logins of pgvpd's own for pooled connections at the same time.",
+  }),
+  maxPreparedStatements: setting({
+    name: "max_prepared_statements",
+    group: "Pool",
+    type: integer(1, 100_000),
+    default: "200",
+    doc: "Most named prepared statements that a pooled connection keeps in transaction mode.",
+  }),
+  sessionState: setting({
+    name: "session_state",
+    group: "Pool",
+    type: oneOf("follow", "pin", "refuse"),
+    default: "follow",
+    doc: "State that outlives a transaction. follow: settings go with the client, other state pins it. pin: settings pin too. refuse: 0A000.",
+  }),
+  trackExtraParameters: setting({
+    name: "track_extra_parameters",
+    group: "Pool",
+    type: list("parameter names, separated by commas"),
+    default:
+      "search_path, statement_timeout, lock_timeout, idle_in_transaction_session_timeout, extra_float_digits, bytea_output, client_min_messages, default_transaction_isolation, default_transaction_deferrable, jit, work_mem",
+    doc: "Settings besides those that PostgreSQL reports whose SET follows the client in transaction mode.",
+  }),
+  idleTransactionTimeoutMs: setting({
+    name: "idle_transaction_timeout",
+    group: "Pool",
+    type: optional(seconds(0, 86_400)),
+    doc: "Seconds that a client may keep a pooled connection waiting inside of a transaction. 0: any. Not set: 60 with pool_mode = transaction.",
+  }),
+  maintenanceUser: setting({
+    name: "maintenance_user",
+    group: "Pool",
+    type: optional(text("the name of a role", checkRole)),
+    doc: "Role that ends backends which do not end by themselves. Not set: the login role.",
+  }),
+  maintenancePassword: setting({
+    name: "maintenance_password",
+    group: "Pool",
+    type: secret,
+    isSecret: true,
+    doc: "Password of maintenance_user. Not set: upstream_password.",
+  }),
+  maintenancePasswordFile: setting({
+    name: "maintenance_password_file",
+    group: "Pool",
+    type: optional(file),
+    doc: "File that holds maintenance_password.",
   }),
 
   resolvers: setting({

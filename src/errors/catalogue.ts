@@ -232,6 +232,38 @@ export const catalogue = {
     "the upstream server broke the protocol during login",
     "The log of pgvpd has the cause.",
   ),
+  pool_timeout: fatal(
+    "53300",
+    "tenant",
+    "no pooled connection became free within {seconds} s: all {size} are in use",
+    "Raise pool_size or pool_checkout_timeout, or close connections that are not used.",
+  ),
+  database_not_allowed: fatal(
+    "28000",
+    "tenant",
+    'database "{database}" is not allowed',
+    "The setting allow_databases lists those that are.",
+  ),
+  idle_transaction: fatal(
+    "25P03",
+    "tenant",
+    "terminating connection due to idle-in-transaction timeout",
+    "idle_transaction_timeout is {seconds} s: commit or roll back sooner.",
+  ),
+  unknown_message: fatal("08P01", "client", "invalid frontend message type {type}"),
+  query_canceled: {
+    sqlstate: "57014",
+    severity: "ERROR",
+    blame: "client",
+    text: "canceling statement due to user request",
+  },
+  copy_ambiguous: fatal(
+    "0A000",
+    "client",
+    "a statement that another connection has prepared cannot be used behind a COPY that was mixed with other messages",
+    "Send nothing between the COPY and its end.",
+  ),
+  barrier_failed: fatal("08006", "upstream", "the upstream session could not be reset"),
   upstream_lost: fatal("08006", "upstream", "the upstream server closed the connection unexpectedly"),
   upstream_stream: fatal("08006", "upstream", "the upstream server sent an invalid message"),
 

@@ -42,6 +42,13 @@ export class Metrics {
     registers: [this.registry],
   });
 
+  readonly poolPins = new Counter({
+    name: "pgvpd_pool_pins_total",
+    help: "Clients that keep their session although their transaction is over, by the reason.",
+    labelNames: ["reason"],
+    registers: [this.registry],
+  });
+
   readonly resolverExecutions = new Counter({
     name: "pgvpd_resolver_executions_total",
     help: "Queries of resolvers that were run.",

@@ -24,6 +24,11 @@ export class BoundaryScanner {
     return this.#bodyLeft === 0 && this.#headerLength === 0;
   }
 
+  /** Bytes of the current message that are still to come; undefined while its header is cut apart. */
+  get bytesLeft(): number | undefined {
+    return this.#headerLength === 0 ? this.#bodyLeft : undefined;
+  }
+
   /**
    * Moves over `length` bytes at the start of `chunk`.
    *

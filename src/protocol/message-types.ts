@@ -6,6 +6,18 @@
 export const frontend = {
   /** PasswordMessage, SASLInitialResponse and SASLResponse: the only message allowed during login. */
   password: 0x70,
+  bind: 0x42,
+  close: 0x43,
+  copyData: 0x64,
+  copyDone: 0x63,
+  copyFail: 0x66,
+  describe: 0x44,
+  execute: 0x45,
+  flush: 0x48,
+  functionCall: 0x46,
+  parse: 0x50,
+  query: 0x51,
+  sync: 0x53,
   terminate: 0x58,
 } as const;
 
@@ -15,8 +27,11 @@ export const backend = {
   bindComplete: 0x32,
   closeComplete: 0x33,
   commandComplete: 0x43,
+  copyBothResponse: 0x57,
+  copyInResponse: 0x47,
   dataRow: 0x44,
   emptyQueryResponse: 0x49,
+  functionCallResponse: 0x56,
   errorResponse: 0x45,
   negotiateProtocolVersion: 0x76,
   noData: 0x6e,

@@ -84,6 +84,16 @@ function decodeCancelRequest(packet: Buffer): CancelRequest {
   return { kind: "cancel", processId: packet.readInt32BE(8), secret, packet };
 }
 
+/** `Int32 length  Int32 80877102  Int32 processId  Bytes secret`. */
+export function encodeCancelRequest({ processId, secret }: { processId: number; secret: Buffer }): Buffer {
+  const packet = Buffer.alloc(12 + secret.length);
+  packet.writeInt32BE(packet.length, 0);
+  packet.writeInt32BE(CANCEL_REQUEST, 4);
+  packet.writeInt32BE(processId, 8);
+  secret.copy(packet, 12);
+  return packet;
+}
+
 /** Reads the name-value pairs; the terminator must be the packet's last byte, and no name may come twice. */
 function decodeParameters(packet: Buffer): StartupParameter[] {
   const parameters: StartupParameter[] = [];

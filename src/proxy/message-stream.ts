@@ -16,6 +16,8 @@ export interface MessageStreamEvents {
   onUnexpectedBytes?: () => void;
   /** The peer has closed, or the socket failed. Without this handler the next read says so. */
   onLost?: (error: Error) => void;
+  /** True where the socket does not emit its bytes: they come by `feed`. */
+  isFed?: boolean;
 }
 
 /** The peer closed its socket, or the socket failed (then with the failure as cause). */
@@ -30,14 +32,16 @@ export class MessageStream {
   readonly socket: Duplex;
   readonly #events: MessageStreamEvents;
   readonly #queue = new ByteQueue();
+  #bytesToSkip = 0;
   #lost: PeerGone | undefined;
   /** Tries to satisfy the pending read; undefined while nobody reads. */
   #retry: (() => void) | undefined;
+  #diverted: ((bytes: Buffer) => unknown) | undefined;
 
   constructor(socket: Duplex, events: MessageStreamEvents = {}) {
     this.socket = socket;
     this.#events = events;
-    socket.on("data", this.#onData);
+    if (events.isFed !== true) socket.on("data", this.feed);
     socket.on("end", this.#onEnd);
     socket.on("error", this.#onError);
     socket.on("close", this.#onEnd);
@@ -90,10 +94,38 @@ export class MessageStream {
     return this.#read(() => takeMessage(this.#queue, maxLength, onlyType), signal);
   }
 
+  /**
+   * From now on bytes go to `to` as they come, and nobody reads messages here; the socket flows.
+   *
+   * @returns what has come and was not read.
+   */
+  divert(to: (bytes: Buffer) => unknown): Buffer {
+    this.#diverted = to;
+    this.socket.resume();
+    return this.#queue.takeAll();
+  }
+
+  /**
+   * Messages are read here again.
+   *
+   * @param bytesToSkip the rest of a message whose beginning has gone the other way.
+   * @param unread what has gone the other way and was not read there.
+   */
+  undivert(bytesToSkip = 0, unread?: Buffer): void {
+    this.#diverted = undefined;
+    if (unread !== undefined) this.#queue.push(unread);
+    this.#bytesToSkip = bytesToSkip;
+  }
+
+  /** The same without a wait: undefined where it has not come yet. @throws as readMessage does. */
+  takeMessage(maxLength: number): Message | undefined {
+    return takeMessage(this.#queue, maxLength);
+  }
+
   /** Takes this reader off the socket, which is left paused. Returns the bytes that have come and were not read. */
   detach(): Buffer {
     this.socket.pause();
-    this.socket.off("data", this.#onData);
+    this.socket.off("data", this.feed);
     this.socket.off("end", this.#onEnd);
     this.socket.off("error", this.#onError);
     this.socket.off("close", this.#onEnd);
@@ -130,7 +162,15 @@ export class MessageStream {
     });
   }
 
-  readonly #onData = (chunk: Buffer): void => {
+  /** Bytes have come; they must not change any more. */
+  readonly feed = (bytes: Buffer): void => {
+    if (this.#diverted !== undefined) {
+      this.#diverted(bytes);
+      return;
+    }
+    const chunk = bytes.subarray(this.#bytesToSkip);
+    this.#bytesToSkip = Math.max(this.#bytesToSkip - bytes.length, 0);
+    if (chunk.length === 0) return;
     this.#queue.push(chunk);
     if (this.#retry !== undefined) {
       this.#retry();

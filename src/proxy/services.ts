@@ -15,6 +15,7 @@ import type { ClientTls } from "./client/client-tls.ts";
 import type { Resolvers } from "./context/resolvers.ts";
 import type { SafeRoles } from "./context/role-safety.ts";
 import type { Seal } from "./context/seal.ts";
+import type { Pool } from "./pool/pool.ts";
 import type { CancelKeys } from "./upstream/cancel-keys.ts";
 import type { Dial } from "./upstream/dial.ts";
 import type { KeyCache } from "./upstream/key-cache.ts";
@@ -40,6 +41,8 @@ export interface ProxyServices {
   /** Bounds the CancelRequests of all clients together; nothing else bounds them. */
   readonly cancelRate: TokenBucket;
   readonly resolvers: Resolvers;
+  /** Undefined with `pool_mode = none`. */
+  readonly pool: Pool | undefined;
   readonly safeRoles: SafeRoles;
   /** Undefined with `context_seal = off`. */
   readonly seal: Seal | undefined;
@@ -47,6 +50,6 @@ export interface ProxyServices {
   readonly audit?: AuditLog | undefined;
   readonly log: Logger;
   readonly metrics: Metrics;
-  /** Whether sockets may be moved to direct reads: see forward/direct-read.ts. */
+  /** Whether sockets may be moved to direct reads: see socket/direct-read.ts. */
   readonly directRead: boolean;
 }

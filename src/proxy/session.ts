@@ -10,7 +10,7 @@ import type { AuditedLogin, SessionAbout } from "../observe/audit-log.ts";
 import type { Logger } from "../observe/logger.ts";
 import type { LoginPhase, Traffic } from "../observe/metrics.ts";
 import { describeErrorResponse, encodeErrorResponse, sqlstateOf } from "../protocol/backend-messages.ts";
-import { authenticate } from "./auth/authenticate.ts";
+import { authenticate, type Proved } from "./auth/authenticate.ts";
 import type { ClientConnection } from "./client-connection.ts";
 import { assertAddressAllowed } from "./client/allowed-address.ts";
 import { endPointOf } from "./client/end-point.ts";
@@ -19,13 +19,18 @@ import { assertCertificateNames } from "./client/certificate-names.ts";
 import { negotiate } from "./client/negotiate.ts";
 import { injectContext } from "./context/inject-context.ts";
 import type { ResolvedContext } from "./context/resolvers.ts";
-import { Forwarding } from "./forward/forward.ts";
+import { Forwarding, type ForwardEvents } from "./forward/forward.ts";
+import { PooledForwarding } from "./forward/pooled-forwarding.ts";
 import { MessageStream, PeerGone } from "./message-stream.ts";
+import { Borrower } from "./pool/borrower.ts";
+import type { Pool } from "./pool/pool.ts";
+import type { PinReason } from "./pool/sql-effects.ts";
 import type { ProxyServices } from "./services.ts";
 import { transition, type SessionState } from "./session-state.ts";
-import { identify, withLoginRole } from "./tenant/identify.ts";
+import { assertDatabaseAllowed, identify, withLoginRole } from "./tenant/identify.ts";
 import type { Identity } from "./tenant/identity.ts";
-import { UpstreamRefusal } from "./upstream/await-ready.ts";
+import { Greeting, UpstreamRefusal } from "./upstream/await-ready.ts";
+import { alwaysTo, createCancelKey } from "./upstream/cancel-keys.ts";
 import { forwardCancel } from "./upstream/forward-cancel.ts";
 
 const LOGIN_PHASES: readonly SessionState[] = ["negotiating", "authenticating", "resolving", "injecting"];
@@ -61,7 +66,7 @@ export class Session {
   /** How the stage that runs now is ended from outside. */
   #terminate: (error: ProxyError) => void = () => {};
   /** Undefined before the session forwards, and when its bytes have been counted. */
-  #forwarding: Pick<Forwarding, "bytes"> | undefined;
+  #forwarding: Forwarding | PooledForwarding | undefined;
   /** The client during login. */
   #client: MessageStream | undefined;
   #cancelKey: Disposable | undefined;
@@ -131,7 +136,7 @@ export class Session {
     this.#terminate(error);
   }
 
-  async #logIn(): Promise<Forwarding | undefined> {
+  async #logIn(): Promise<Forwarding | PooledForwarding | undefined> {
     const { config, cancelKeys, networks, resolvers } = this.#proxy;
     using deadline = this.#limitLogin();
     const { signal } = deadline;
@@ -174,6 +179,8 @@ export class Session {
       this.#proxy,
       signal,
     );
+    assertDatabaseAllowed(login.identity, config);
+    if (login.upstream === undefined) return this.#borrow(login, resolved, client, signal);
     const { identity, upstream, greeting } = login;
 
     if (identity.kind === "tenant") {
@@ -185,32 +192,69 @@ export class Session {
       await injectContext(upstream.stream, identity, resolved.context, greeting, this.#proxy, signal);
     }
     signal.throwIfAborted();
-    if (greeting.key !== undefined) this.#cancelKey = cancelKeys.register(greeting.key, upstream.address);
-    client.detach();
-    this.#client = undefined;
+    if (greeting.key !== undefined) {
+      const target = alwaysTo({ address: upstream.address, key: greeting.key });
+      this.#cancelKey = cancelKeys.register(greeting.key, target);
+    }
+    this.#releaseClient(client);
     const { socket, unread } = upstream.handOver();
-    return this.#forward(socket, greeting.encode(), unread);
-  }
-
-  /** Begins to forward: the client sees the greeting, then what the upstream sent behind its ReadyForQuery. */
-  #forward(upstream: Duplex, greeting: Buffer, unread: Buffer): Forwarding {
-    transition(this, "forwarding");
-    const forwarding = new Forwarding(this.#socket, upstream, this.#proxy, {
-      onHalfClosed: () => transition(this, "half_closed"),
-      onClosing: (error) => {
-        transition(this, "closing");
-        if (error !== undefined) this.#report(error);
-      },
-    });
-    this.#socket = forwarding.client;
-    this.#forwarding = forwarding;
-    this.#terminate = (error) => forwarding.terminate(error);
-    forwarding.start(greeting, unread);
+    const forwarding = new Forwarding(this.#socket, socket, this.#proxy, this.#events);
+    this.#forward(forwarding);
+    forwarding.start(greeting.encode(), unread);
     return forwarding;
   }
 
+  /** The same for a client whose upstream sessions are lent: it logs in with the first. */
+  async #borrow(
+    { identity, secrets }: Proved,
+    known: ResolvedContext | undefined,
+    client: MessageStream,
+    signal: AbortSignal,
+  ): Promise<PooledForwarding> {
+    const { cancelKeys, metrics, resolvers } = this.#proxy;
+    const pool = this.#proxy.pool as Pool;
+    transition(this, "resolving");
+    const resolved = known ?? (await resolvers.resolve(identity, undefined, signal));
+    this.#watch = resolved.watch((error) => this.terminate(error));
+    this.#login = { ...this.#login, context: [...identity.context, ...resolved.context] };
+    transition(this, "injecting");
+    const borrower = new Borrower(identity, resolved.context, secrets);
+    const session = await pool.acquire(borrower, this, signal);
+    const greeting = Greeting.of(session.parameters);
+    const key = createCancelKey(identity.minor);
+    greeting.addKey(key);
+    this.#releaseClient(client);
+    const services = { ...this.#proxy, pool, countPin: (reason: PinReason) => metrics.poolPins.inc({ reason }) };
+    const forwarding = new PooledForwarding(this.#socket, session, borrower, services, this.#events);
+    this.#cancelKey = cancelKeys.register(key, forwarding.cancelSubject);
+    this.#forward(forwarding);
+    forwarding.start(greeting.encode());
+    return forwarding;
+  }
+
+  /** The client's socket is read by forwarding from now on. */
+  #releaseClient(client: MessageStream): void {
+    client.detach();
+    this.#client = undefined;
+  }
+
+  readonly #events: ForwardEvents = {
+    onHalfClosed: () => transition(this, "half_closed"),
+    onClosing: (error) => {
+      transition(this, "closing");
+      if (error !== undefined) this.#report(error);
+    },
+  };
+
+  #forward(forwarding: Forwarding | PooledForwarding): void {
+    transition(this, "forwarding");
+    this.#socket = forwarding.client;
+    this.#forwarding = forwarding;
+    this.#terminate = (error) => forwarding.terminate(error);
+  }
+
   /** Waits for the end of a session that forwards, and tells of its beginning and its end. */
-  async #follow(forwarding: Forwarding): Promise<void> {
+  async #follow(forwarding: Forwarding | PooledForwarding): Promise<void> {
     const { clock, metrics, config, audit } = this.#proxy;
     const loginMs = clock.now() - this.#startedAt;
     metrics.loginSeconds.observe(loginMs / 1000);

@@ -28,8 +28,10 @@ import { SafeRoles } from "../proxy/context/role-safety.ts";
 import { Credentials } from "../proxy/auth/credentials.ts";
 import { LoginThrottle } from "../proxy/auth/login-throttle.ts";
 import { ClientTls } from "../proxy/client/client-tls.ts";
-import { isDirectReadSafe } from "../proxy/forward/direct-read-check.ts";
+import { isDirectReadSafe } from "../proxy/socket/direct-read-check.ts";
 import { listen, type ListenAddress, type Listener } from "../proxy/listen/listener.ts";
+import type { Pool } from "../proxy/pool/pool.ts";
+import { createPool } from "./create-pool.ts";
 import type { ProxyServices } from "../proxy/services.ts";
 import { Session, type SessionInfo } from "../proxy/session.ts";
 import { createCancelKeys } from "../proxy/upstream/cancel-keys.ts";
@@ -70,6 +72,7 @@ export class ProxyServer {
   #roleDefaults: RoleDefaults | undefined;
   #seal: Seal | undefined;
   #resolvers: Resolvers | undefined;
+  #pool: Pool | undefined;
   #audit: AuditLog | undefined;
   #admin: AdminServer | undefined;
   #processMetrics: Disposable | undefined;
@@ -80,7 +83,8 @@ export class ProxyServer {
   #draining: Promise<void> | undefined;
 
   constructor(config: Config, log: Logger, options: ProxyOptions = {}) {
-    this.#config = config;
+    // A session that clients share has begun before its client came: the context comes by query.
+    this.#config = config.poolMode === "none" ? config : { ...config, contextInjection: "query" };
     this.#options = options;
     this.#log = log;
   }
@@ -116,7 +120,20 @@ export class ProxyServer {
     const { contextSeal, contextKeyFile, contextSealTtlMs } = config;
     if (contextSeal !== "off" && contextKeyFile !== undefined)
       this.#seal = new Seal({ contextKeyFile, contextSealTtlMs });
-    observePool(this.metrics.registry, NO_POOL);
+    const safeRoles = new SafeRoles(systemClock);
+    const roleDefaults = this.#roleDefaults;
+    if (config.poolMode === "none") observePool(this.metrics.registry, NO_POOL);
+    else {
+      this.#pool = createPool({
+        ...login,
+        roleDefaults,
+        safeRoles,
+        seal: this.#seal,
+        upstreamTls: this.#upstreamTls,
+        metrics: this.metrics,
+        directRead,
+      });
+    }
     this.#audit = AuditLog.open(config, this.#log, this.metrics);
     const services: ProxyServices = {
       ...login,
@@ -126,11 +143,12 @@ export class ProxyServer {
       networks: new AllowedNetworks(config.allowFrom),
       throttle: new LoginThrottle(systemClock, config.loginThrottleMs),
       credentials: this.#credentials,
-      roleDefaults: this.#roleDefaults,
+      roleDefaults,
       cancelKeys: createCancelKeys(),
       cancelRate: new TokenBucket(systemClock, CANCELS_PER_SECOND, CANCEL_BURST),
       resolvers: this.#resolvers,
-      safeRoles: new SafeRoles(systemClock),
+      pool: this.#pool,
+      safeRoles,
       seal: this.#seal,
       metrics: this.metrics,
       directRead,
@@ -182,8 +200,7 @@ export class ProxyServer {
       uptimeSeconds: () => systemClock.now() / 1000,
       isUpstreamReachable: () => this.#isUpstreamReachable(),
       sessions: () => this.#sessionInfos(),
-      // Nobody makes pools yet; the one that does is handed on here, and to observePool above.
-      pool: () => undefined,
+      pool: () => this.#pool,
       resolvers: () => this.#resolvers?.list ?? [],
       explain: (user, database) => explainLogin(user, database, this.#config, this.#log),
       terminate: (conn) => this.#terminate(conn),
@@ -302,6 +319,7 @@ export class ProxyServer {
     this.#credentials?.close();
     this.#roleDefaults?.close();
     this.#resolvers?.close();
+    this.#pool?.close();
     this.#processMetrics?.[Symbol.dispose]();
     await this.#admin?.close();
     await this.#audit?.close();

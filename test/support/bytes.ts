@@ -61,6 +61,25 @@ export const cancelRequest = (processId: number, secret: Buffer): Buffer =>
 
 /** Messages of a client. */
 export const client = {
+  /** `String portal String statement`, all formats text, no values but these. */
+  bind: (portal = "", statement = "", ...values: string[]): Buffer =>
+    message(
+      "B",
+      cstring(portal),
+      cstring(statement),
+      int16(0),
+      int16(values.length),
+      ...values.flatMap((value) => [int32(Buffer.byteLength(value)), value]),
+      int16(0),
+    ),
+  closeStatement: (name: string): Buffer => message("C", "S", cstring(name)),
+  copyData: (data: string): Buffer => message("d", data),
+  copyDone: message("c"),
+  copyFail: (reason: string): Buffer => message("f", cstring(reason)),
+  describeStatement: (name: string): Buffer => message("D", "S", cstring(name)),
+  execute: (portal = "", maxRows = 0): Buffer => message("E", cstring(portal), int32(maxRows)),
+  flush: message("H"),
+  parse: (sql: string, name = ""): Buffer => message("P", cstring(name), cstring(sql), int16(0)),
   password: (password: string): Buffer => message("p", cstring(password)),
   query: (sql: string): Buffer => message("Q", cstring(sql)),
   saslInitial: (mechanism: string, response: string): Buffer =>

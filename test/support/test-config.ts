@@ -13,6 +13,7 @@ const defaults: Partial<Config> = {
   ignoreStartupParameters: [],
   upstreamStartupParameters: ["*"],
   poolMode: "none",
+  allowDatabases: [],
   upstreamRequireAuth: [],
   scramIterations: 4_096,
   allowFrom: [],

@@ -105,6 +105,7 @@ export class Wire {
       cancelRate: new TokenBucket(this.clock, perSecond, burst),
       safeRoles: new SafeRoles(this.clock),
       resolvers: new Resolvers(this.config, [], { ...login, metrics: new Metrics() }),
+      pool: undefined,
       seal: options.seal,
       metrics: new Metrics(),
       directRead: false,

@@ -5,6 +5,7 @@
 import { once } from "node:events";
 import { createServer, type AddressInfo, type Socket } from "node:net";
 import { describe, expect, it, onTestFinished } from "vitest";
+import { alwaysTo } from "../../src/proxy/upstream/cancel-keys.ts";
 import { cancelRequest, SSL_REQUEST, startupMessage } from "../support/bytes.ts";
 import { quiescence } from "../support/duplex-pair.ts";
 import { openWire, type WireConnection } from "../support/wire-session.ts";
@@ -154,7 +155,10 @@ describe("a CancelRequest", () => {
     const [one, other] = [await openTarget(), await openTarget()];
     const first = openWire({ address: one.address });
     const keys = first.services.cancelKeys;
-    using _second = keys.register({ processId: 1, secret: Buffer.from("abcd") }, other.address);
+    using _second = keys.register(
+      { processId: 1, secret: Buffer.from("abcd") },
+      alwaysTo({ address: other.address, key: { processId: 1, secret: Buffer.from("abcd") } }),
+    );
     await first.logIn();
     const cancelling = first.connect();
     cancelling.client.send(cancelRequest(1, Buffer.from("abcd")));

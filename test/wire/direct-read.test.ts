@@ -7,7 +7,7 @@ import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { ProxyError } from "../../src/errors/proxy-error.ts";
 import { Deadline } from "../../src/lib/deadline.ts";
-import { isDirectReadSafe } from "../../src/proxy/forward/direct-read-check.ts";
+import { isDirectReadSafe } from "../../src/proxy/socket/direct-read-check.ts";
 import { Forwarding } from "../../src/proxy/forward/forward.ts";
 import { bytes, errorFields, header, message, readMessages, server } from "../support/bytes.ts";
 import { FakeClock } from "../support/fake-clock.ts";

@@ -11,8 +11,8 @@ import type { MessageStream } from "../message-stream.ts";
 import type { Identity, TenantIdentity } from "../tenant/identity.ts";
 import { awaitReady, Greeting, UpstreamRefusal } from "../upstream/await-ready.ts";
 import type { Dial } from "../upstream/dial.ts";
-import { logIn, type LoginServices } from "../upstream/log-in.ts";
-import { openUpstream, type OpeningUpstream } from "../upstream/open-upstream.ts";
+import { logIn, type LoginServices, type UpstreamSecrets } from "../upstream/log-in.ts";
+import { openUpstream, type LoggedIn, type OpeningUpstream } from "../upstream/open-upstream.ts";
 import type { RoleDefaults } from "../upstream/role-defaults.ts";
 import { encodeTenantStartup } from "../upstream/tenant-startup.ts";
 import type { Credentials } from "./credentials.ts";
@@ -45,16 +45,19 @@ export interface AuthServices extends LoginServices {
   readonly roleDefaults: RoleDefaults;
 }
 
-/** An upstream session that is logged in and idle; its context is not set. */
-export interface LoggedIn extends Disposable {
-  readonly identity: Identity;
-  readonly upstream: OpeningUpstream;
-  /** What the client must see of the login. */
-  readonly greeting: Greeting;
+/** Who has proved a credential and takes its upstream sessions from a pool: none is open yet. */
+export interface Proved extends Disposable {
+  readonly identity: TenantIdentity;
+  readonly secrets: UpstreamSecrets;
+  readonly upstream?: undefined;
 }
 
 /** @throws ProxyError or UpstreamRefusal of relayAuthentication, endAuthentication, openUpstream, logIn and awaitReady. */
-export async function authenticate(login: Login, services: AuthServices, signal: AbortSignal): Promise<LoggedIn> {
+export async function authenticate(
+  login: Login,
+  services: AuthServices,
+  signal: AbortSignal,
+): Promise<LoggedIn | Proved> {
   const { clock, throttle, credentials } = services;
   const { identity, address } = login;
   await pause(clock, throttle.delayFor(address, identity.user), signal);
@@ -88,7 +91,7 @@ async function end(
   method: "scram" | "cleartext",
   services: AuthServices,
   signal: AbortSignal,
-): Promise<LoggedIn> {
+): Promise<LoggedIn | Proved> {
   const { identity: claimed, isEncrypted } = login;
   if (method === "cleartext" && !isEncrypted) throw new ProxyError("cleartext_without_tls");
   const credential = await services.credentials.find(claimed, signal);
@@ -98,6 +101,9 @@ async function end(
   const { loginRole: role, database, minor } = identity;
   // What was proved opens the role that it was proved for, and no other.
   const secrets = role === claimed.loginRole ? proof : {};
+  if (identity.kind === "tenant" && services.config.poolMode !== "none") {
+    return { identity, secrets, [Symbol.dispose]: () => {} };
+  }
   const packet =
     identity.kind === "tenant"
       ? encodeTenantStartup(identity, services.config, await services.roleDefaults.of(role, database, secrets, signal))

@@ -113,7 +113,7 @@ function contextToSet(identity: TenantIdentity, greeting: Greeting, config: Inje
  * Variables that resolvers have given no value, where the role or the database has a default for them. Those that have none
  * stay unset.
  */
-function emptied({ derived }: TenantIdentity, resolved: readonly ContextValue[]): Statement[] {
+export function emptied({ derived }: TenantIdentity, resolved: readonly ContextValue[]): Statement[] {
   const isSet = new Set(resolved.map(({ name }) => name));
   const names = derived.filter((name) => !isSet.has(name));
   const calls = names.map((_, index) => {
@@ -146,7 +146,7 @@ function clientParameters(
 }
 
 /** set_config returns the value as the server understood it: a custom variable must have come through unchanged. */
-function assertContextIs(context: readonly ContextValue[], rows: readonly Row[] | undefined): void {
+export function assertContextIs(context: readonly ContextValue[], rows: readonly Row[] | undefined): void {
   const row = rows?.[0] ?? [];
   for (const [index, { name, value }] of context.entries()) {
     if (name.includes(".") && row[index] !== value) {

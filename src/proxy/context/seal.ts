@@ -9,8 +9,13 @@ import type { ContextValue } from "../tenant/identity.ts";
 import type { Row, Statement } from "../upstream/pipeline.ts";
 
 /** Begins a context: clears the old one, and says what the HMAC has to cover. */
+export const HELLO_QUESTION = {
+  columns: "h.carrier, h.pid, h.nonce, h.now, pg_catalog.current_database()",
+  from: "pgvpd.hello() AS h",
+};
+
 export const HELLO: Statement = {
-  sql: "SELECT h.carrier, h.pid, h.nonce, h.now, pg_catalog.current_database() FROM pgvpd.hello() AS h",
+  sql: `SELECT ${HELLO_QUESTION.columns} FROM ${HELLO_QUESTION.from}`,
   values: [],
 };
 

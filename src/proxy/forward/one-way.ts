@@ -7,7 +7,7 @@ import type { Duplex } from "node:stream";
 import { BoundaryScanner } from "../../protocol/boundary-scanner.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import type { ErrorCode } from "../../errors/catalogue.ts";
-import { moveToDirectRead } from "./direct-read.ts";
+import { moveToDirectRead } from "../socket/direct-read.ts";
 
 const NOTHING = Buffer.alloc(0);
 
@@ -17,6 +17,7 @@ export class OneWay {
   #destination: Duplex | undefined;
   readonly #invalidCode: ErrorCode;
   readonly #onFailure: (failure: unknown) => void;
+  readonly #beforePassing: ((bytes: Uint8Array, length: number) => number) | undefined;
   #isDiscarding = false;
 
   /**
@@ -24,16 +25,22 @@ export class OneWay {
    *
    * @param onFailure called once, when the source breaks the framing (a ProxyError `invalidCode`) or something throws;
    *   nothing more is passed on then.
+   * @param beforePassing sees bytes whose boundaries have been followed, and says how many of them are passed on.
    */
-  constructor(source: Duplex, directRead: boolean, invalidCode: ErrorCode, onFailure: (failure: unknown) => void) {
+  constructor(
+    source: Duplex,
+    directRead: boolean,
+    invalidCode: ErrorCode,
+    onFailure: (failure: unknown) => void,
+    beforePassing?: (bytes: Uint8Array, length: number) => number,
+  ) {
+    this.#beforePassing = beforePassing;
     this.#invalidCode = invalidCode;
     this.#onFailure = onFailure;
     const moved = directRead ? moveToDirectRead(source, this.#onBytes) : undefined;
     this.#source = moved ?? source;
     if (moved === undefined) {
-      source.on("data", (chunk: Buffer) => {
-        if (!this.#onBytes(chunk, chunk.length)) source.pause();
-      });
+      source.on("data", this.#onData);
       source.pause();
     }
   }
@@ -55,6 +62,17 @@ export class OneWay {
     this.#source.resume();
   }
 
+  /** Takes this reader off a socket that has stayed what it is. What comes from now on is somebody else's. */
+  detach(): void {
+    this.#isDiscarding = true;
+    this.#source.pause();
+    this.#source.off("data", this.#onData);
+  }
+
+  readonly #onData = (chunk: Buffer): void => {
+    if (!this.#onBytes(chunk, chunk.length)) this.#source.pause();
+  };
+
   readonly #onBytes = (bytes: Uint8Array, length: number): boolean => {
     if (this.#isDiscarding) return true;
     try {
@@ -67,8 +85,10 @@ export class OneWay {
   };
 
   /** Returns whether the source may be read on, that is, whether nothing refers to `bytes` any more. */
-  #pass(bytes: Uint8Array, length: number): boolean {
-    if (!this.scanner.advance(bytes, length)) throw new ProxyError(this.#invalidCode);
+  #pass(bytes: Uint8Array, received: number): boolean {
+    if (!this.scanner.advance(bytes, received)) throw new ProxyError(this.#invalidCode);
+    const length = this.#beforePassing === undefined ? received : this.#beforePassing(bytes, received);
+    if (length === 0) return true;
     const destination = this.#destination as Duplex;
     if (!destination.writable) return true;
     destination.write(length === bytes.length ? bytes : bytes.subarray(0, length));
@@ -79,6 +99,6 @@ export class OneWay {
   }
 
   readonly #onFlushed = (error?: Error | null): void => {
-    if (error === null || error === undefined) this.#source.resume();
+    if (!this.#isDiscarding && (error === null || error === undefined)) this.#source.resume();
   };
 }

@@ -106,6 +106,15 @@ function splitUserName(user: string, config: IdentityConfig): { role: string; co
   };
 }
 
+/** @throws ProxyError database_not_allowed (28000); whoever is in superuser_bypass may connect to any. */
+export function assertDatabaseAllowed(
+  { kind, database }: Identity,
+  { allowDatabases }: Pick<Config, "allowDatabases">,
+): void {
+  if (kind === "bypass" || allowDatabases.length === 0 || allowDatabases.includes(database)) return;
+  throw new ProxyError("database_not_allowed", { params: { database } });
+}
+
 /** How a user name of this configuration looks: `app_user.<current_tenant_id>`. */
 function exampleUser({ tenantSeparator, valueSeparator, contextVariables }: IdentityConfig): string {
   const values = contextVariables.map((name) => `<${name.slice(name.lastIndexOf(".") + 1)}>`);

@@ -18,6 +18,7 @@ import { PeerGone, type MessageStream } from "../message-stream.ts";
 /** More than this before ReadyForQuery is not a login: PostgreSQL sends about 500 bytes. */
 const MAX_GREETING_BYTES = 1024 * 1024;
 
+const AUTHENTICATION_OK = encodeMessage(backend.authentication, Buffer.alloc(4));
 const READY_FOR_QUERY = encodeMessage(backend.readyForQuery, Buffer.of(IDLE));
 
 /** The upstream said no in its own words; they reach the client byte for byte. */
@@ -45,6 +46,26 @@ export class Greeting {
   readonly parameters = new Map<string, string>();
   key: BackendKey | undefined;
   #bytes = 0;
+
+  /** Of a session that is there already: what the server has reported, without a key. */
+  static of(parameters: ReadonlyMap<string, string>): Greeting {
+    const greeting = new Greeting();
+    greeting.#messages.push(AUTHENTICATION_OK);
+    for (const [name, value] of parameters) {
+      greeting.parameters.set(name, value);
+      greeting.#messages.push(encodeMessage(backend.parameterStatus, Buffer.from(`${name}\0${value}\0`, "latin1")));
+    }
+    return greeting;
+  }
+
+  /** Adds the key that the client is to cancel with. */
+  addKey(key: BackendKey): void {
+    const body = Buffer.alloc(4 + key.secret.length);
+    body.writeInt32BE(key.processId);
+    key.secret.copy(body, 4);
+    this.key = key;
+    this.#messages.push(encodeMessage(backend.backendKeyData, body));
+  }
 
   /** Keeps a message for the client. @throws ProxyError upstream_protocol beyond 1 MiB. */
   keep(message: Message): void {
@@ -111,12 +132,30 @@ export async function readUpstream(
   try {
     return await upstream.readMessage(maxLength, signal);
   } catch (cause) {
-    if (cause instanceof PeerGone) throw new ProxyError("upstream_login_lost", { cause: cause.cause });
-    if (cause instanceof ProxyError && cause.code === "message_length") {
-      throw new ProxyError("upstream_protocol", { detail: cause.detail ?? "message length" });
-    }
-    throw cause;
+    throw asUpstreamFault(cause);
   }
+}
+
+/** The same where it has come already; undefined where it has not. */
+export function takeUpstream(
+  upstream: MessageStream,
+  signal: AbortSignal,
+  maxLength: number = MAX_LOGIN_MESSAGE,
+): Message | undefined {
+  signal.throwIfAborted();
+  try {
+    return upstream.takeMessage(maxLength);
+  } catch (cause) {
+    throw asUpstreamFault(cause);
+  }
+}
+
+function asUpstreamFault(cause: unknown): unknown {
+  if (cause instanceof PeerGone) return new ProxyError("upstream_login_lost", { cause: cause.cause });
+  if (cause instanceof ProxyError && cause.code === "message_length") {
+    return new ProxyError("upstream_protocol", { detail: cause.detail ?? "message length" });
+  }
+  return cause;
 }
 
 export function unexpected(message: Message): ProxyError {

@@ -6,8 +6,8 @@
 import type { Config } from "../../config/settings.ts";
 import type { TokenBucket } from "../../lib/token-bucket.ts";
 import type { CancelOutcome } from "../../observe/metrics.ts";
-import type { CancelRequest } from "../../protocol/startup.ts";
-import type { CancelKeys } from "./cancel-keys.ts";
+import { encodeCancelRequest, type CancelRequest } from "../../protocol/startup.ts";
+import type { CancelKeys, CancelTarget } from "./cancel-keys.ts";
 import { openSocket } from "./dial.ts";
 import type { UpstreamTls } from "./upstream-tls.ts";
 
@@ -24,12 +24,23 @@ export async function forwardCancel(
   { config, cancelKeys, cancelRate, upstreamTls }: CancelServices,
   signal: AbortSignal,
 ): Promise<CancelOutcome> {
-  const address = cancelKeys.find(request);
-  if (address === undefined) return "unknown";
+  const subject = cancelKeys.find(request);
+  if (subject === undefined) return "unknown";
   // Only requests that cost something count: a flood of wrong keys must not stop anybody's Ctrl-C.
   if (!cancelRate.take()) return "limited";
+  using held = subject.hold();
+  if (held === undefined) return "forwarded"; // it waits for the pool, or has nothing to cancel
+  return sendCancel(held.target, { config, upstreamTls }, signal);
+}
+
+/** Resolves when the upstream has closed the connection; only an abort of `signal` rejects. */
+export async function sendCancel(
+  target: CancelTarget,
+  { config, upstreamTls }: Pick<CancelServices, "config" | "upstreamTls">,
+  signal: AbortSignal,
+): Promise<CancelOutcome> {
   try {
-    const socket = await openSocket(address, config, upstreamTls, signal);
+    const socket = await openSocket(target.address, config, upstreamTls, signal);
     await new Promise<void>((resolve) => {
       const abort = (): void => void socket.destroy();
       signal.addEventListener("abort", abort, { once: true });
@@ -40,7 +51,7 @@ export async function forwardCancel(
         resolve();
       });
       socket.resume();
-      socket.end(request.packet);
+      socket.end(encodeCancelRequest(target.key));
     });
   } catch {
     signal.throwIfAborted();

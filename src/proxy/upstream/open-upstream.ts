@@ -6,6 +6,8 @@ import type { Duplex } from "node:stream";
 import { TLSSocket } from "node:tls";
 import { endPointHash } from "../../protocol/scram/channel-binding.ts";
 import { MessageStream } from "../message-stream.ts";
+import type { Identity } from "../tenant/identity.ts";
+import type { Greeting } from "./await-ready.ts";
 import type { Dial, UpstreamAddress } from "./dial.ts";
 
 /** What a login over this connection can rely on. */
@@ -22,6 +24,14 @@ export interface OpeningUpstream extends Disposable {
   readonly channel: UpstreamChannel;
   /** Gives the socket away, with what was read and not used: from now on disposing does nothing. */
   handOver(): { readonly socket: Duplex; readonly unread: Buffer };
+}
+
+/** An upstream session that is logged in and idle; its context is not set. */
+export interface LoggedIn extends Disposable {
+  readonly identity: Identity;
+  readonly upstream: OpeningUpstream;
+  /** What the client must see of the login. */
+  readonly greeting: Greeting;
 }
 
 /** @throws ProxyError upstream_unreachable (08001); whatever aborts `signal`. */

@@ -13,7 +13,7 @@ import {
 import { backend } from "../../protocol/message-types.ts";
 import type { Message } from "../../protocol/message.ts";
 import type { MessageStream } from "../message-stream.ts";
-import { readUpstream, unexpected, type Greeting } from "./await-ready.ts";
+import { readUpstream, takeUpstream, unexpected, type Greeting } from "./await-ready.ts";
 
 export interface Statement {
   readonly sql: string;
@@ -65,6 +65,7 @@ export function encodePipeline(statements: readonly Statement[]): Buffer {
  * ParameterStatus and NoticeResponse are kept in `greeting`, for the client.
  *
  * @param isDescribed some of the statements are to be described.
+ * @param mayBeInTransaction a transaction of somebody else's is open, and stays so.
  * @throws ProxyError upstream_protocol for an answer that has no place here; upstream_login_lost.
  */
 export async function runPipeline(
@@ -72,6 +73,7 @@ export async function runPipeline(
   greeting: Greeting,
   signal: AbortSignal,
   isDescribed = false,
+  mayBeInTransaction = false,
 ): Promise<PipelineOutcome> {
   const results: Row[][] = [];
   const columns: (readonly string[])[] = [];
@@ -81,7 +83,8 @@ export async function runPipeline(
   let isNotified = false;
   let bytesLeft = MAX_ANSWER_BYTES;
   for (;;) {
-    const message = await readUpstream(upstream, signal, MAX_ANSWER_BYTES);
+    const message =
+      takeUpstream(upstream, signal, MAX_ANSWER_BYTES) ?? (await readUpstream(upstream, signal, MAX_ANSWER_BYTES));
     if (message.type !== backend.notificationResponse) bytesLeft -= message.bytes.length;
     if (bytesLeft < 0) throw new ProxyError("upstream_protocol", { detail: "an answer of more than 1 MiB" });
     switch (message.type) {
@@ -119,7 +122,7 @@ export async function runPipeline(
         break;
       case backend.readyForQuery:
         // After an error of ours a transaction of ours may be open: such a session is not used again.
-        if (error === undefined) assertIdle(message.body);
+        if (error === undefined && !mayBeInTransaction) assertIdle(message.body);
         return { results, columns, isNotified, error };
       default:
         throw unexpected(message);

@@ -39,6 +39,20 @@ export function encodeTenantStartup(
   ]);
 }
 
+/** The same for a session that clients share: nothing of any of them, and no role, which comes with the context. */
+export function encodePooledStartup(
+  role: string,
+  database: string,
+  defaults: readonly Pair[],
+  config: Pick<Config, "upstreamStartupParameters">,
+): Buffer {
+  return encodeStartupMessage(LATEST_MINOR, [
+    { name: "user", value: role },
+    { name: "database", value: database },
+    ...[...PINNED, ...defaults].filter(({ name }) => mayPin(name, config.upstreamStartupParameters)),
+  ]);
+}
+
 /** What a tenant's session could find changed by `ALTER ROLE ... SET`, since the configuration leaves it out. */
 export function leftOut(list: readonly string[]): string[] {
   return ["role", ...PINNED.map(({ name }) => name), ...PINNED_DEFAULTS].filter((name) => !mayPin(name, list));

@@ -133,7 +133,7 @@ describe("the configuration", () => {
   });
 
   it("has every problem and every warning where it is not valid", () => {
-    const env = { PGVPD_PORT: "x", PGVPD_POOL_MODE: "session", PGVPD_X: "" };
+    const env = { PGVPD_PORT: "x", PGVPD_POOL_MODE: "both", PGVPD_X: "" };
     const { findings, config } = checkConfiguration({ ...base, env });
     expect(config).toBeUndefined();
     expect(findings.map(({ verdict }) => verdict)).toEqual(["error", "error", "warning"]);

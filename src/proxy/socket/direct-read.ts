@@ -15,15 +15,21 @@ interface SocketInternals {
 
 /**
  * Takes `length` bytes at the start of `bytes`. They may be overwritten as soon as the socket reads again: at the next
- * turn of the event loop, or, when this returns false, after `resume()`.
+ * turn of the event loop. When this returns false they may not: what happens then says `WhenKept`.
  */
 export type OnBytes = (bytes: Uint8Array, length: number) => boolean;
+
+/**
+ * What becomes of bytes that somebody still refers to. pause: the socket is not read until `resume()`, and the bytes are
+ * overwritten then. replace: it is read on, into another buffer, and the bytes stay what they are.
+ */
+export type WhenKept = "pause" | "replace";
 
 /**
  * Moves `socket`'s handle into a new Socket, not reading yet: `resume()` starts it. The old one is an empty shell then.
  * Undefined where that cannot be done; then `socket` is as it was.
  */
-export function moveToDirectRead(socket: Duplex, onBytes: OnBytes): Socket | undefined {
+export function moveToDirectRead(socket: Duplex, onBytes: OnBytes, whenKept: WhenKept = "pause"): Socket | undefined {
   const old = socket as unknown as SocketInternals;
   const isPlainSocket = (socket.constructor as unknown) === Socket;
   const isAtRest = socket.readableLength === 0 && socket.writableLength === 0;
@@ -45,6 +51,7 @@ export function moveToDirectRead(socket: Duplex, onBytes: OnBytes): Socket | und
     onread: {
       // Asked for once at the start and then after each read; undefined keeps the buffer.
       buffer: () => {
+        if (isStarted && !isFree && whenKept === "replace") return memory.replace();
         if (isStarted) return memory.afterRead(lastLength, isFree);
         isStarted = true;
         return memory.current;
@@ -52,7 +59,7 @@ export function moveToDirectRead(socket: Duplex, onBytes: OnBytes): Socket | und
       callback: (length: number, bytes: Uint8Array) => {
         lastLength = length;
         isFree = onBytes(bytes, length);
-        return isFree;
+        return isFree || whenKept === "replace";
       },
     },
   } as ConstructorParameters<typeof Socket>[0]);

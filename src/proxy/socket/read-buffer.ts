@@ -42,6 +42,14 @@ export class ReadBuffer {
     return this.#change(freeSmall.pop() ?? Buffer.allocUnsafeSlow(SMALL_BYTES), isFree);
   }
 
+  /** Leaves the buffer to whoever refers to it. @returns another one of the same size. */
+  replace(): Buffer {
+    const isSmall = this.#current.length === SMALL_BYTES;
+    const next = (isSmall ? freeSmall : freeLarge).pop() ?? Buffer.allocUnsafeSlow(this.#current.length);
+    this.#change(next, false);
+    return next;
+  }
+
   /** Gives the buffer back when the socket reads no more. */
   release(isFree: boolean): void {
     this.#change(NONE, isFree);

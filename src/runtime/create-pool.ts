@@ -1,0 +1,41 @@
+/** Puts the pool together: how it opens sessions, makes them a client's, cancels and ends them. */
+import type { Config } from "../config/settings.ts";
+import type { Metrics } from "../observe/metrics.ts";
+import { observePool } from "../observe/pool-metrics.ts";
+import { preparePooled, type PreparePooledServices } from "../proxy/context/prepare-pooled.ts";
+import { HELLO_QUESTION } from "../proxy/context/seal.ts";
+import { openPooled, terminateBackend, type OpenPooledServices } from "../proxy/pool/open-pooled.ts";
+import { Pool } from "../proxy/pool/pool.ts";
+import { sendCancel } from "../proxy/upstream/forward-cancel.ts";
+import type { UpstreamTls } from "../proxy/upstream/upstream-tls.ts";
+
+const CANCEL_LIMIT_MS = 5_000;
+
+export interface CreatePoolServices extends OpenPooledServices, PreparePooledServices {
+  readonly config: Config;
+  readonly metrics: Metrics;
+  readonly upstreamTls: UpstreamTls | undefined;
+  readonly directRead: boolean;
+}
+
+export function createPool(services: CreatePoolServices): Pool {
+  const { config, clock, log, metrics, upstreamTls } = services;
+  const pool = new Pool({
+    config,
+    clock,
+    log,
+    hello: HELLO_QUESTION,
+    directRead: services.directRead,
+    open: (login, signal) => openPooled(login, services, signal),
+    prepare: (session, borrower, extent, signal) => preparePooled(session, borrower, extent, services, signal),
+    terminate: (session, login) => terminateBackend(session, login, services),
+    cancel: async (session) => {
+      const { address, key } = session;
+      if (key === undefined) return;
+      using _held = session.holdForCancel();
+      await sendCancel({ address, key }, { config, upstreamTls }, AbortSignal.timeout(CANCEL_LIMIT_MS)).catch(() => {});
+    },
+  });
+  observePool(metrics.registry, pool);
+  return pool;
+}
