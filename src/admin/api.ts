@@ -141,6 +141,7 @@ function addRoutes(api: FastifyInstance, ports: AdminPorts): void {
   addProbes(api, ports);
   addViews(api, ports);
   addOperations(api, ports);
+  addPoolOperations(api, ports);
 }
 
 function addProbes(api: FastifyInstance, ports: AdminPorts): void {
@@ -274,6 +275,55 @@ function addExplain(api: FastifyInstance, ports: AdminPorts): void {
       } finally {
         running -= 1;
       }
+    },
+  );
+}
+
+function addPoolOperations(api: FastifyInstance, ports: AdminPorts): void {
+  const noPool = { error: "there are no pools: pool_mode is none" };
+  api.post<{ Querystring: { wait: number } }>(
+    "/pools/pause",
+    {
+      ...operate,
+      schema: needing("operate", {
+        ...answers(
+          "Lends no pooled connections, and closes those that are free or come back: 200 when all are closed.",
+          {
+            200: schemas.done,
+            202: schemas.unfinished,
+            400: schemas.error,
+            409: schemas.error,
+            ...REFUSALS,
+          },
+        ),
+        querystring: schemas.wait,
+      }),
+    },
+    async ({ query: { wait } }, reply) => {
+      const pool = ports.pool();
+      if (pool === undefined) return reply.code(409).send(noPool);
+      const isDone = await pool.pause(AbortSignal.timeout(wait * 1_000)).then(
+        () => true,
+        () => false,
+      );
+      if (!pool.isPaused) return reply.code(409).send({ error: "the pools were resumed meanwhile" });
+      return reply.code(isDone ? 200 : 202).send({ status: isDone ? "ok" : "waiting" });
+    },
+  );
+  api.post(
+    "/pools/resume",
+    {
+      ...operate,
+      schema: needing(
+        "operate",
+        answers("Lends pooled connections again.", { 200: schemas.done, 409: schemas.error, ...REFUSALS }),
+      ),
+    },
+    async (_request, reply) => {
+      const pool = ports.pool();
+      if (pool === undefined) return reply.code(409).send(noPool);
+      pool.resume();
+      return { status: "ok" };
     },
   );
 }

@@ -10,6 +10,13 @@ import type { ObservedPool } from "../observe/pool-metrics.ts";
 import type { ResolverInfo } from "../proxy/context/resolvers.ts";
 import type { SessionInfo } from "../proxy/session.ts";
 
+export interface OperatedPool extends ObservedPool {
+  readonly isPaused: boolean;
+  /** Resolves when no upstream session is open, or when it is paused no more. @throws whatever aborts `signal`. */
+  pause(signal: AbortSignal): Promise<void>;
+  resume(): void;
+}
+
 export interface AdminPorts {
   readonly version: string;
   readonly metrics: Metrics;
@@ -27,7 +34,7 @@ export interface AdminPorts {
   isUpstreamReachable(): Promise<boolean>;
   sessions(): Iterable<SessionInfo>;
   /** Undefined with `pool_mode = none`. */
-  pool(): ObservedPool | undefined;
+  pool(): OperatedPool | undefined;
   resolvers(): readonly ResolverInfo[];
   explain(user: string, database: string | undefined): Promise<Explanation>;
 

@@ -2,6 +2,8 @@
  * What the HTTP API answers, as JSON schemas: /openapi.json shows them, answers are written after them, and nothing that is
  * not in them gets out.
  */
+import { pinReasons } from "../proxy/pool/sql-effects.ts";
+
 type Schema = Readonly<Record<string, unknown>>;
 
 const text = { type: "string" } as const;
@@ -23,6 +25,8 @@ export const error = object({ error: text });
 export const health = object({ status: { type: "string", enum: ["ok", "fail"] } });
 
 export const done = object({ status: { type: "string", enum: ["ok"] } });
+
+export const unfinished = object({ status: { type: "string", enum: ["waiting"] } });
 
 export const status = object({
   version: text,
@@ -65,8 +69,10 @@ export const sessions = object({
         seconds: number,
         bytes_from_client: count,
         bytes_from_upstream: count,
+        pool_state: { type: "string", enum: ["active", "waiting", "idle"] },
+        pin_reason: { type: "string", enum: pinReasons },
       },
-      ["role", "tenant", "database", "tls"],
+      ["role", "tenant", "database", "tls", "pool_state", "pin_reason"],
     ),
   ),
 });
@@ -106,6 +112,7 @@ export const config = object({
 
 export const pools = object({
   total: count,
+  is_paused: { type: "boolean" },
   pools: list(object({ database: text, role: text, total: count, idle: count, waiting: count })),
 });
 
@@ -152,6 +159,14 @@ export const page = {
 export const limit = {
   type: "object",
   properties: { limit: page.properties.limit },
+  additionalProperties: false,
+} as const;
+
+export const wait = {
+  type: "object",
+  properties: {
+    wait: { type: "integer", minimum: 0, maximum: 30, default: 30, description: "seconds until it answers 202" },
+  },
   additionalProperties: false,
 } as const;
 

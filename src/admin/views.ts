@@ -4,9 +4,8 @@
 import type { Explanation } from "../check/explain-login.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import { NO_POOL } from "../observe/no-pool.ts";
-import type { ObservedPool } from "../observe/pool-metrics.ts";
 import type { SessionInfo } from "../proxy/session.ts";
-import type { AdminPorts } from "./ports.ts";
+import type { AdminPorts, OperatedPool } from "./ports.ts";
 
 /** Of the pools in /status. */
 const MAX_BUCKETS = 200;
@@ -46,10 +45,11 @@ export async function viewStatus(ports: AdminPorts) {
 }
 
 /** Those with the most connections first. */
-export function viewPools(pool: ObservedPool | undefined, limit: number) {
+export function viewPools(pool: Pick<OperatedPool, "sizes" | "isPaused"> | undefined, limit: number) {
   const sizes = [...(pool?.sizes() ?? [])].toSorted((a, b) => b.total - a.total);
   return {
     total: sizes.length,
+    is_paused: pool?.isPaused === true,
     pools: sizes
       .slice(0, limit)
       .map(({ database, role, total, idle, waiting }) => ({ database, role, total, idle, waiting })),
@@ -106,8 +106,10 @@ export function viewSessions(sessions: Iterable<SessionInfo>, tenant: string | u
   }
   return {
     total,
-    sessions: found.map(({ bytes, ...session }) => ({
+    sessions: found.map(({ bytes, pooling, ...session }) => ({
       ...session,
+      ...(pooling !== undefined && { pool_state: pooling.state }),
+      ...(pooling?.pinReason !== undefined && { pin_reason: pooling.pinReason }),
       bytes_from_client: bytes.fromClient,
       bytes_from_upstream: bytes.fromUpstream,
     })),

@@ -20,7 +20,7 @@ import { negotiate } from "./client/negotiate.ts";
 import { injectContext } from "./context/inject-context.ts";
 import type { ResolvedContext } from "./context/resolvers.ts";
 import { Forwarding, type ForwardEvents } from "./forward/forward.ts";
-import { PooledForwarding } from "./forward/pooled-forwarding.ts";
+import { PooledForwarding, type PoolState } from "./forward/pooled-forwarding.ts";
 import { MessageStream, PeerGone } from "./message-stream.ts";
 import { Borrower } from "./pool/borrower.ts";
 import type { Pool } from "./pool/pool.ts";
@@ -40,6 +40,8 @@ export interface SessionInfo extends SessionAbout {
   readonly state: SessionState;
   readonly seconds: number;
   readonly bytes: Traffic;
+  /** Of a client that takes its upstream sessions from a pool. */
+  readonly pooling?: { readonly state: PoolState; readonly pinReason: PinReason | undefined };
 }
 
 export class Session {
@@ -108,7 +110,14 @@ export class Session {
 
   get info(): SessionInfo {
     const seconds = Math.round(this.#proxy.clock.now() - this.#startedAt) / 1000;
-    return { ...this.#about, state: this.#state, seconds, bytes: this.bytes };
+    const { pooling } = this;
+    return { ...this.#about, state: this.#state, seconds, bytes: this.bytes, ...(pooling && { pooling }) };
+  }
+
+  get pooling(): SessionInfo["pooling"] {
+    const forwarding = this.#forwarding;
+    if (!(forwarding instanceof PooledForwarding)) return undefined;
+    return { state: forwarding.poolState, pinReason: forwarding.pinReason };
   }
 
   /** Serves the client until its connection is closed. Never rejects: a bug of ours ends this session alone. */

@@ -39,7 +39,7 @@ const READ = [
   "/explain?user=a",
   "/nothing",
 ];
-const CHANGES = ["/sessions/1/terminate", "/resolvers/cache/clear", "/reload"];
+const CHANGES = ["/sessions/1/terminate", "/pools/pause", "/pools/resume", "/resolvers/cache/clear", "/reload"];
 
 /** The status of every path, with this token: of those that agree one line. */
 async function statuses(place: AdminPlace, token?: string): Promise<Record<string, number>> {

@@ -223,7 +223,10 @@ describe("what is shown", () => {
   });
 
   it("is nothing in /pools without pools", async () => {
-    expect((await documented("/pools")).json()).toEqual({ total: 0, pools: [] });
+    expect((await documented("/pools")).json()).toEqual({ total: 0, is_paused: false, pools: [] });
+    for (const order of ["pause", "resume"]) {
+      expect((await documented(`/pools/${order}`, { method: "POST" })).status).toBe(409);
+    }
   });
 
   it("is a resolver with what it does in /resolvers", async () => {

@@ -31,9 +31,8 @@ describe("sessions", () => {
 });
 
 it("pools are shown largest first, up to the limit", () => {
-  const counts = { checkouts: 0, reuses: 0, creates: 0, checkins: 0, discards: 0, timeouts: 0 };
   const sizes = [1, 3, 2].map((total) => ({ database: "d", role: `r${total}`, total, idle: 0, waiting: 0 }));
-  const { total, pools } = viewPools({ counts, sizes: () => sizes }, 2);
-  expect([total, ...pools.map(({ role }) => role)]).toEqual([3, "r3", "r2"]);
-  expect(viewPools(undefined, 2)).toEqual({ total: 0, pools: [] });
+  const { total, is_paused, pools } = viewPools({ isPaused: true, sizes: () => sizes }, 2);
+  expect([total, is_paused, ...pools.map(({ role }) => role)]).toEqual([3, true, "r3", "r2"]);
+  expect(viewPools(undefined, 2)).toEqual({ total: 0, is_paused: false, pools: [] });
 });
