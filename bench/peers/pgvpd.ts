@@ -88,7 +88,8 @@ export const pgvpdPools: readonly Peer[] = (["session", "transaction"] as const)
     name: `pgvpd-${mode}`,
     program: built,
     whyMissing: "not built: npm run build",
-    onlyIn: poolScenarioNames,
+    // In session mode each of a thousand tenants would take an upstream session.
+    onlyIn: mode === "session" ? poolScenarioNames.filter((name) => name !== "pool-tenants") : poolScenarioNames,
     settings: ({ password, maxConnections }): Readonly<Record<string, string>> => ({
       pool_mode: mode,
       pool_size: String(mode === "session" ? maxConnections : poolSize),

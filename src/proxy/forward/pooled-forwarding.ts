@@ -598,7 +598,7 @@ export class PooledForwarding implements Holder, Applicant {
       return at;
     }
     this.#bring(session, prepared);
-    this.#push(kind, { ...done, prepared });
+    this.#push(kind, done === undefined ? { prepared } : { ...done, prepared });
     const head = bytes.subarray(at + HEADER_BYTES, before);
     const length = end - at - 1 - (nameEnd - before) + prepared.serverName.length;
     const renamed = Buffer.allocUnsafe(HEADER_BYTES);

@@ -117,7 +117,16 @@ export class Pool {
     const bucket = this.#find(borrower);
     this.counts.checkouts += 1;
     const since = this.#services.clock.now();
-    const waiter: Waiter = { since, borrower, holder, applicant, isNotified: false, isGone: false, limit: undefined };
+    const waiter: Waiter = {
+      since,
+      borrower,
+      holder,
+      applicant,
+      isNotified: false,
+      isGone: false,
+      hasLostNew: false,
+      limit: undefined,
+    };
     const leave = bucket.waiting.add(borrower.identity.tenant, waiter);
     this.#serve(bucket);
     return {
@@ -307,8 +316,10 @@ export class Pool {
       if (session === undefined) this.#giveUp(bucket, borrower);
       else this.#giveBack(session, error);
       if (waiter.isGone) return;
-      // It was idle and has died unnoticed: the next one.
-      if (given !== undefined && !given.isOpen && isLost(error)) {
+      // It was idle and has died unnoticed, or the server went away right behind the login: the next one.
+      const mayRetry = session !== undefined && !session.isOpen && isLost(error);
+      if (mayRetry && (given !== undefined || !waiter.hasLostNew)) {
+        waiter.hasLostNew ||= given === undefined;
         bucket.waiting.add(borrower.identity.tenant, waiter);
         this.#serve(bucket);
       } else waiter.applicant.onRefused(error);
@@ -407,23 +418,27 @@ export class Pool {
 
   /** Tries again while the server is not there, for as long as a client may wait. */
   async #open(bucket: Bucket, borrower: Borrower, signal: AbortSignal): Promise<PooledSession> {
-    const { clock, config, directRead } = this.#services;
-    const { role, database } = bucket;
+    const { clock, config } = this.#services;
     const until = clock.now() + config.poolCheckoutTimeoutMs;
     for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS)) {
       try {
-        using _place = await this.#logins.enter(signal);
-        const opened = await this.#services.open({ role, database, secrets: borrower.secrets }, signal);
-        this.counts.creates += 1;
-        const session = new PooledSession(bucket, opened, directRead);
-        session.tenant = borrower.identity.tenant;
-        this.#lent.add(session);
-        return session;
+        return await this.#openOnce(bucket, borrower, signal);
       } catch (error) {
         if (signal.aborted || !isTransient(error) || clock.now() + pauseMs > until) throw error;
         await pause(clock, pauseMs, signal);
       }
     }
+  }
+
+  async #openOnce(bucket: Bucket, borrower: Borrower, signal: AbortSignal): Promise<PooledSession> {
+    const { role, database } = bucket;
+    using _place = await this.#logins.enter(signal);
+    const opened = await this.#services.open({ role, database, secrets: borrower.secrets }, signal);
+    this.counts.creates += 1;
+    const session = new PooledSession(bucket, opened, this.#services.directRead);
+    session.tenant = borrower.identity.tenant;
+    this.#lent.add(session);
+    return session;
   }
 
   async #clean(session: PooledSession, isAtRest: boolean): Promise<void> {

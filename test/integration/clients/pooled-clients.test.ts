@@ -45,7 +45,7 @@ describe.each(versions)("PostgreSQL %s", (version) => {
 
   afterEach(async () => {
     expect(await pooled.pins()).toEqual({});
-    await expect.poll(() => pooled.proxy.sessionCount).toBe(0);
+    await expect.poll(() => pooled.proxy.sessionCount, { timeout: 10_000 }).toBe(0);
     await pooled.proxy.stop();
     const counts = "SELECT tenant_id, count(*)::int AS rows FROM notes GROUP BY tenant_id ORDER BY tenant_id";
     expect(await fixture.asSuperuser(counts)).toEqual([

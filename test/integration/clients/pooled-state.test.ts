@@ -24,7 +24,7 @@ describe.each(versions)("PostgreSQL %s", (version) => {
   });
   afterEach(async () => {
     await Promise.all(open.splice(0).map((client) => client.end()));
-    await expect.poll(() => pooled.proxy.sessionCount).toBe(0);
+    await expect.poll(() => pooled.proxy.sessionCount, { timeout: 10_000 }).toBe(0);
     await pooled.proxy.stop();
   });
   afterAll(() => fixture?.[Symbol.asyncDispose]());
@@ -207,25 +207,20 @@ describe.each(versions)("PostgreSQL %s", (version) => {
   });
 
   describe("a prepared statement whose result changes", () => {
-    it("fails once at most, for each client that has it", async () => {
+    it("fails once, for one of the clients that have it", async () => {
       await start();
       await fixture.asSuperuser(
         "DROP TABLE IF EXISTS changing; CREATE TABLE changing AS SELECT 1 AS a; GRANT ALL ON changing TO app_user",
       );
-      const clients = [await connect(), await connect(), await connect("globex")];
+      const [one, twin] = [await connect("acme"), await connect("acme")];
       const named = { name: "all", text: "SELECT * FROM changing", values: [] };
-      for (const client of clients) expect((await client.query(named)).rows).toEqual([{ a: 1 }]);
+      for (const client of [one, twin]) expect((await client.query(named)).rows).toEqual([{ a: 1 }]);
       await fixture.asSuperuser("ALTER TABLE changing ADD COLUMN b int DEFAULT 2");
-      for (const client of clients) {
-        const first = await client.query(named).then(
-          ({ rows }) => rows,
-          (error: { code: string }) => error.code,
-        );
-        expect(first === "0A000" || JSON.stringify(first) === '[{"a":1,"b":2}]').toBe(true);
+      expect((await errorOf(one.query(named))).code).toBe("0A000");
+      const newcomer = await connect("acme");
+      for (const client of [one, twin, newcomer, one]) {
         expect((await client.query(named)).rows).toEqual([{ a: 1, b: 2 }]);
       }
-      const newcomer = await connect();
-      expect((await newcomer.query(named)).rows).toEqual([{ a: 1, b: 2 }]);
     });
 
     it("is another one under another search_path", async () => {
