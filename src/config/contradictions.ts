@@ -22,6 +22,7 @@ export function findContradictions(config: Config, originOf: (key: SettingKey) =
     ...clientTlsContradictions(config),
     ...upstreamTlsContradictions(config),
     ...loginContradictions(config),
+    ...adminContradictions(config),
   ];
   return found.map(([key, text]) => `${originOf(key)}: ${settings[key].name}: ${text}`);
 }
@@ -110,6 +111,16 @@ const ONLY_WITH: readonly {
     needed: "auth_user",
     isThere: ({ authUser }) => authUser !== undefined,
   },
+  {
+    keys: ["adminHost", "adminTlsCert", "adminTlsKey", "adminServerNames"],
+    needed: "admin_port",
+    isThere: ({ adminPort }) => adminPort !== undefined,
+  },
+  {
+    keys: ["adminTokensFile"],
+    needed: "admin_port or admin_socket",
+    isThere: ({ adminPort, adminSocket }) => adminPort !== undefined || adminSocket !== undefined,
+  },
 ];
 
 function* unusedSettings(config: Config): Generator<Contradiction> {
@@ -117,7 +128,8 @@ function* unusedSettings(config: Config): Generator<Contradiction> {
     if (isThere(config)) continue;
     for (const key of keys) {
       const { type, default: text } = settings[key];
-      if (config[key] !== type.parse(text)) yield [key, `is used together with ${needed} alone`];
+      if (JSON.stringify(config[key]) !== JSON.stringify(type.parse(text)))
+        yield [key, `is used together with ${needed} alone`];
     }
   }
 }
@@ -202,4 +214,14 @@ function* loginContradictions(config: Config): Generator<Contradiction> {
   for (const user of usersOfNetworks(config.allowFrom)) {
     if (!superuserBypass.includes(user)) yield ["allowFrom", `"${user}" is not in superuser_bypass`];
   }
+}
+
+function* adminContradictions(config: Config): Generator<Contradiction> {
+  const { adminPort, adminTlsCert, adminTlsKey, port, tlsPort } = config;
+  if (adminPort !== undefined && adminPort !== 0) {
+    if (adminPort === port) yield ["adminPort", "is the same as port"];
+    if (adminPort === tlsPort) yield ["adminPort", "is the same as tls_port"];
+  }
+  if (adminTlsCert !== undefined && adminTlsKey === undefined) yield ["adminTlsCert", "needs admin_tls_key"];
+  if (adminTlsCert === undefined && adminTlsKey !== undefined) yield ["adminTlsKey", "needs admin_tls_cert"];
 }

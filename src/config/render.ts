@@ -140,9 +140,10 @@ Passwords have no flag, because a command line is visible to every user of a mac
 in pgvpd.conf or in the environment. \`pool_password_file\` and \`upstream_password_file\` name files that hold the password
 and nothing else; a line ending behind it does not count. Giving the password and its file is an error.
 
-Files of secrets - passwords, private keys, \`context_key_file\`, \`credentials_file\` - have mode 600, or 640 where they are root's, as
-PostgreSQL demands it of its own keys; with any other mode pgvpd does not start. A pgvpd.conf that holds a password and
-that others can read is a warning. No message, log line or \`pgvpd check\` shows a secret.
+Files of secrets - passwords, private keys, \`context_key_file\`, \`credentials_file\`, \`admin_tokens_file\` - have mode 600, or 640 where they are
+root's, as PostgreSQL demands it of its own keys; with any other mode pgvpd does not start. A pgvpd.conf that holds a
+password and that others can read is a warning. No message, log line, answer of the HTTP API or \`pgvpd check\` shows a
+secret.
 
 ## Kubernetes
 
@@ -152,9 +153,10 @@ specification and they are gone.
 
 ## Changing settings
 
-Settings are read at start. SIGHUP reads \`credentials_file\`, \`context_key_file\`, the file of \`resolvers\` and the files of certificates, keys
-and CAs again, for connections from then on; where one of them cannot be used nothing changes, and the log says why. For other settings
-start anew: on SIGTERM the connections that are open may go on for \`drain_timeout\` seconds, while a new process already
+Settings are read at start. SIGHUP reads \`credentials_file\`, \`context_key_file\`, \`admin_tokens_file\`, the file of \`resolvers\` and the
+files of certificates, keys and CAs again, for connections from then on, and opens a new \`audit_log\` where the old one was moved;
+where one of them cannot be used nothing changes, and the log says why. For other settings start anew: on SIGTERM the
+connections that are open may go on for \`drain_timeout\` seconds, while a new process already
 takes the port.
 
 ## Settings`;

@@ -4,11 +4,14 @@
  * refuses to start with anything but its default (`notYet`).
  */
 import {
+  checkAdminHost,
   checkAuthMethods,
   checkContextVariables,
   checkListenHosts,
   checkRole,
   checkRoles,
+  checkServerNames,
+  checkSocketPath,
   checkUpstreamHost,
   checkUpstreamParameters,
 } from "./names.ts";
@@ -180,6 +183,13 @@ export const settings = {
     doc: "Role that a tenant's session takes on; not set: the login role.",
   }),
 
+  stampApplicationName: setting({
+    name: "stamp_application_name",
+    group: "Tenant and context",
+    type: boolean,
+    default: "false",
+    doc: "Puts the tenant before the client's application_name, for pg_stat_activity and logs: acme: psql.",
+  }),
   contextSeal: setting({
     name: "context_seal",
     group: "Tenant and context",
@@ -472,6 +482,13 @@ export const settings = {
     default: "true",
     doc: "A line for each end, with duration and bytes.",
   }),
+  auditLog: setting({
+    name: "audit_log",
+    group: "Logging",
+    type: text("off, stdout or the path of a file"),
+    default: "off",
+    doc: "A JSON line for each login, each end and each change by the HTTP API. off, stdout (among the log's), or a file.",
+  }),
 
   poolMode: setting({
     name: "pool_mode",
@@ -703,8 +720,44 @@ export const settings = {
     name: "admin_port",
     group: "Admin API",
     type: optional(port),
-    notYet: "the admin API",
-    doc: "Port of the HTTP API; not set: none.",
+    doc: "Port of the HTTP API: health, metrics, status; not set: none. 0 lets the system choose.",
+  }),
+  adminHost: setting({
+    name: "admin_host",
+    group: "Admin API",
+    type: text("an address", checkAdminHost),
+    default: "127.0.0.1",
+    doc: "Address of admin_port. Beyond loopback, without TLS, only /health and /ready answer, and /metrics with a token.",
+  }),
+  adminSocket: setting({
+    name: "admin_socket",
+    group: "Admin API",
+    type: optional(text("the path of a socket, at most 100 bytes", checkSocketPath)),
+    doc: "Path of a Unix-domain socket of the HTTP API, which pgvpd's own user alone can open.",
+  }),
+  adminTlsCert: setting({
+    name: "admin_tls_cert",
+    group: "Admin API",
+    type: optional(file),
+    doc: "Certificate of admin_port, with its chain, PEM: the port speaks HTTPS then.",
+  }),
+  adminTlsKey: setting({
+    name: "admin_tls_key",
+    group: "Admin API",
+    type: optional(file),
+    doc: "Private key of admin_tls_cert, PEM.",
+  }),
+  adminTokensFile: setting({
+    name: "admin_tokens_file",
+    group: "Admin API",
+    type: optional(file),
+    doc: "Who may ask the HTTP API what: a line name:scopes:hash each, made by pgvpd token.",
+  }),
+  adminServerNames: setting({
+    name: "admin_server_names",
+    group: "Admin API",
+    type: list("host names, separated by commas", checkServerNames),
+    doc: "Names that the HTTP API is addressed by, beside localhost and addresses.",
   }),
 } as const;
 

@@ -6,6 +6,7 @@ import type { AllowedNetworks } from "../config/networks.ts";
 import type { Config } from "../config/settings.ts";
 import type { Clock } from "../lib/clock.ts";
 import type { TokenBucket } from "../lib/token-bucket.ts";
+import type { AuditLog } from "../observe/audit-log.ts";
 import type { Logger } from "../observe/logger.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { Credentials } from "./auth/credentials.ts";
@@ -48,6 +49,8 @@ export interface ProxyServices {
   readonly seal: Seal | undefined;
   /** Databases without the seal that were warned of. */
   readonly unsealed: RecentKeys;
+  /** Undefined with `audit_log = off`. */
+  readonly audit?: AuditLog | undefined;
   readonly log: Logger;
   readonly metrics: Metrics;
   /** Whether sockets may be moved to direct reads: see socket/direct-read.ts. */

@@ -2,6 +2,11 @@
  * The composition root: puts the services together, opens the listeners, starts a Session for each connection, and ends
  * them. It holds no logic of a session, and reads no configuration source.
  */
+import type { AdminAddress, AdminServer } from "../admin/admin-server.ts";
+import type { AdminPorts } from "../admin/ports.ts";
+import { checkUpstream } from "../check/check-upstream.ts";
+import { explainLogin } from "../check/explain-login.ts";
+import type { EffectiveSetting } from "../config/load.ts";
 import { clientAuthOf, hasUpstreamCredential } from "../config/login-method.ts";
 import { AllowedNetworks } from "../config/networks.ts";
 import type { CodeResolver } from "../config/resolvers-file.ts";
@@ -10,8 +15,13 @@ import { ProxyError } from "../errors/proxy-error.ts";
 import { systemClock } from "../lib/clock.ts";
 import { Deadline } from "../lib/deadline.ts";
 import { TokenBucket } from "../lib/token-bucket.ts";
+import { readVersion } from "../lib/version.ts";
+import { AuditLog } from "../observe/audit-log.ts";
 import type { Logger } from "../observe/logger.ts";
-import { Metrics } from "../observe/metrics.ts";
+import { Metrics, type Traffic } from "../observe/metrics.ts";
+import { NO_POOL } from "../observe/no-pool.ts";
+import { observePool } from "../observe/pool-metrics.ts";
+import { collectProcessMetrics } from "../observe/process-metrics.ts";
 import { Resolvers } from "../proxy/context/resolvers.ts";
 import { createUnsealed } from "../proxy/context/inject-context.ts";
 import { Seal } from "../proxy/context/seal.ts";
@@ -24,7 +34,7 @@ import { listen, type ListenAddress, type Listener } from "../proxy/listen/liste
 import type { Pool } from "../proxy/pool/pool.ts";
 import { createPool } from "./create-pool.ts";
 import type { ProxyServices } from "../proxy/services.ts";
-import { Session } from "../proxy/session.ts";
+import { Session, type SessionInfo } from "../proxy/session.ts";
 import { createCancelKeys } from "../proxy/upstream/cancel-keys.ts";
 import { createDial } from "../proxy/upstream/dial.ts";
 import { KeyCache } from "../proxy/upstream/key-cache.ts";
@@ -38,11 +48,23 @@ const CANCEL_BURST = 2_000;
 
 const DIRECT_READ_CHECK_MS = 1_000;
 
+/** An upstream server that has answered, or not, is not asked again for so long. */
+const REACHABLE_MS = 2_000;
+
+export interface ProxyOptions {
+  /** Functions of the embedding program. */
+  readonly resolvers?: readonly CodeResolver[] | undefined;
+  /** What the HTTP API shows of the configuration. */
+  readonly settings?: readonly EffectiveSetting[];
+  /** What a drain that the HTTP API asks for sets off; by default the drain alone. */
+  readonly onDrainAsked?: () => void;
+}
+
 export class ProxyServer {
   readonly metrics = new Metrics();
   readonly #config: Config;
   readonly #log: Logger;
-  readonly #resolversInCode: readonly CodeResolver[];
+  readonly #options: ProxyOptions;
   readonly #sessions = new Map<Session, Promise<void>>();
   #listeners: Listener[] = [];
   #clientTls: ClientTls | undefined;
@@ -52,20 +74,30 @@ export class ProxyServer {
   #seal: Seal | undefined;
   #resolvers: Resolvers | undefined;
   #pool: Pool | undefined;
+  #audit: AuditLog | undefined;
+  #admin: AdminServer | undefined;
+  #processMetrics: Disposable | undefined;
+  #reachable: { readonly since: number; readonly answer: Promise<boolean> } | undefined;
+  /** Undefined before it was asked first. */
+  #wasReachable: boolean | undefined;
   #nextId = 1;
   #draining: Promise<void> | undefined;
 
-  /** @param resolvers functions of the embedding program. */
-  constructor(config: Config, log: Logger, resolvers: readonly CodeResolver[] = []) {
+  constructor(config: Config, log: Logger, options: ProxyOptions = {}) {
     // A session that clients share has begun before its client came: the context comes by query.
     this.#config = config.poolMode === "none" ? config : { ...config, contextInjection: "query" };
-    this.#resolversInCode = resolvers;
+    this.#options = options;
     this.#log = log;
   }
 
   /** Connections that are open now. */
   get sessionCount(): number {
     return this.#sessions.size;
+  }
+
+  /** Where the HTTP API can be reached. */
+  get adminAddresses(): readonly AdminAddress[] {
+    return this.#admin?.addresses ?? [];
   }
 
   /**
@@ -85,14 +117,15 @@ export class ProxyServer {
     const login = { config, clock: systemClock, dial, keyCache: new KeyCache(), log: this.#log };
     this.#credentials = Credentials.open(config, login);
     this.#roleDefaults = new RoleDefaults(login);
-    this.#resolvers = new Resolvers(config, this.#resolversInCode, { ...login, metrics: this.metrics });
+    this.#resolvers = new Resolvers(config, this.#options.resolvers ?? [], { ...login, metrics: this.metrics });
     const { contextSeal, contextKeyFile, contextSealTtlMs } = config;
     if (contextSeal !== "off" && contextKeyFile !== undefined)
       this.#seal = new Seal({ contextKeyFile, contextSealTtlMs });
     const safeRoles = new SafeRoles(systemClock);
     const unsealed = createUnsealed(systemClock);
     const roleDefaults = this.#roleDefaults;
-    if (config.poolMode !== "none") {
+    if (config.poolMode === "none") observePool(this.metrics.registry, NO_POOL);
+    else {
       this.#pool = createPool({
         ...login,
         roleDefaults,
@@ -104,8 +137,10 @@ export class ProxyServer {
         directRead,
       });
     }
+    this.#audit = AuditLog.open(config, this.#log, this.metrics);
     const services: ProxyServices = {
       ...login,
+      audit: this.#audit,
       clientTls: this.#clientTls,
       upstreamTls: this.#upstreamTls,
       networks: new AllowedNetworks(config.allowFrom),
@@ -122,8 +157,21 @@ export class ProxyServer {
       metrics: this.metrics,
       directRead,
     };
-    this.#listeners = await listen(
-      config,
+    this.metrics.openSessionBytes = () => totalOf([...this.#sessions.keys()].map(({ bytes }) => bytes));
+    try {
+      await this.#startAdmin();
+      this.#listeners = await this.#listen(services);
+    } catch (error) {
+      await this.#close();
+      throw error;
+    }
+    this.#learnDefaults();
+    return this.#listeners.map(({ address }) => address);
+  }
+
+  async #listen(services: ProxyServices): Promise<Listener[]> {
+    return listen(
+      this.#config,
       (connection) => {
         const session = new Session(this.#nextId++, connection, services);
         const served = session.serve().finally(() => this.#sessions.delete(session));
@@ -132,8 +180,67 @@ export class ProxyServer {
       this.#log,
       systemClock,
     );
-    this.#learnDefaults();
-    return this.#listeners.map(({ address }) => address);
+  }
+
+  async #startAdmin(): Promise<void> {
+    if (this.#config.adminPort === undefined && this.#config.adminSocket === undefined) return;
+    this.#processMetrics = collectProcessMetrics(this.metrics.registry);
+    // What nobody asked for is not loaded.
+    const { AdminServer } = await import("../admin/admin-server.ts");
+    this.#admin = new AdminServer(this.#config, this.#adminPorts());
+    await this.#admin.start();
+    for (const address of this.#admin.addresses) this.#log.info(address, "the HTTP API is open");
+  }
+
+  #adminPorts(): AdminPorts {
+    return {
+      version: readVersion(),
+      metrics: this.metrics,
+      log: this.#log,
+      audit: this.#audit,
+      settings: this.#options.settings ?? [],
+      isAccepting: () => this.#listeners.length > 0,
+      isDraining: () => this.#draining !== undefined,
+      uptimeSeconds: () => systemClock.now() / 1000,
+      isUpstreamReachable: () => this.#isUpstreamReachable(),
+      sessions: () => this.#sessionInfos(),
+      pool: () => this.#pool,
+      resolvers: () => this.#resolvers?.list ?? [],
+      explain: (user, database) => explainLogin(user, database, this.#config, this.#log),
+      terminate: (conn) => this.#terminate(conn),
+      clearResolverCache: () => this.#resolvers?.clearCache(),
+      reload: () => this.reload(),
+      drain: this.#options.onDrainAsked ?? (() => void this.drain()),
+    };
+  }
+
+  *#sessionInfos(): Generator<SessionInfo> {
+    for (const session of this.#sessions.keys()) yield session.info;
+  }
+
+  #terminate(conn: number): boolean {
+    const session = [...this.#sessions.keys()].find(({ id }) => id === conn);
+    session?.terminate(new ProxyError("terminated"));
+    return session !== undefined;
+  }
+
+  /** However many ask, PostgreSQL is asked once in a while. */
+  #isUpstreamReachable(): Promise<boolean> {
+    const now = systemClock.now();
+    if (this.#reachable === undefined || now - this.#reachable.since > REACHABLE_MS) {
+      this.#reachable = { since: now, answer: this.#askUpstream() };
+    }
+    return this.#reachable.answer;
+  }
+
+  async #askUpstream(): Promise<boolean> {
+    const findings = await checkUpstream(this.#config, REACHABLE_MS);
+    const isReachable = findings.some(({ verdict }) => verdict === "ok");
+    if (isReachable === this.#wasReachable) return isReachable;
+    this.#wasReachable = isReachable;
+    if (isReachable) this.#log.info("an upstream server answers");
+    else this.#log.warn({ findings: findings.map(({ text }) => text) }, "not ready: no upstream server answers");
+    return isReachable;
   }
 
   /** Of what the configuration allows, and what that costs. */
@@ -171,12 +278,23 @@ export class ProxyServer {
    * @throws Error naming the file that cannot be used; everything stays as it was then.
    */
   reload(): void {
-    const reloads = [this.#clientTls, this.#upstreamTls, this.#credentials, this.#seal, this.#resolvers].map((part) =>
-      part?.prepareReload(),
-    );
+    const parts = [
+      this.#clientTls,
+      this.#upstreamTls,
+      this.#credentials,
+      this.#seal,
+      this.#resolvers,
+      this.#admin,
+      // The last one: it opens a file, which nobody would close.
+      this.#audit,
+    ];
+    const reloads = parts.map((part) => part?.prepareReload());
     for (const take of reloads) take?.();
     this.#roleDefaults?.forget();
     this.#learnDefaults();
+    this.#log.info(
+      "reloaded certificates, credentials and context_key_file; other settings take effect with a restart",
+    );
   }
 
   /**
@@ -193,21 +311,24 @@ export class ProxyServer {
     this.#stopListening();
     for (const session of this.#sessions.keys()) session.terminate(new ProxyError("shutdown"));
     await Promise.all(this.#sessions.values());
-    this.#closeOwnConnections();
+    await this.#close();
   }
 
   async #drain(): Promise<void> {
     this.#stopListening();
     using _timer = systemClock.after(this.#config.drainTimeoutMs, () => void this.closeNow());
     await Promise.all(this.#sessions.values());
-    this.#closeOwnConnections();
+    await this.#close();
   }
 
-  #closeOwnConnections(): void {
+  async #close(): Promise<void> {
     this.#credentials?.close();
     this.#roleDefaults?.close();
     this.#resolvers?.close();
     this.#pool?.close();
+    this.#processMetrics?.[Symbol.dispose]();
+    await this.#admin?.close();
+    await this.#audit?.close();
   }
 
   /** Does not wait: a server's close does so for its connections, and those are waited for as sessions. */
@@ -222,4 +343,14 @@ export class ProxyServer {
     if (!isSafe) this.#log.warn("this Node.js does not take the fast read path: forwarding costs more CPU");
     return isSafe;
   }
+}
+
+function totalOf(traffic: readonly Traffic[]): Traffic {
+  return traffic.reduce(
+    (sum, { fromClient, fromUpstream }) => ({
+      fromClient: sum.fromClient + fromClient,
+      fromUpstream: sum.fromUpstream + fromUpstream,
+    }),
+    { fromClient: 0, fromUpstream: 0 },
+  );
 }

@@ -35,6 +35,19 @@ export interface ResolvedContext {
   watch(end: (error: ProxyError) => void): Disposable;
 }
 
+/** A resolver as an operator sees it. */
+export interface ResolverInfo {
+  readonly name: string;
+  readonly kind: "query" | "code";
+  readonly params: readonly string[];
+  /** What it sets. */
+  readonly variables: readonly string[];
+  readonly required: boolean;
+  readonly cacheTtlMs: number;
+  readonly timeoutMs: number;
+  readonly onChange: string;
+}
+
 export class Resolvers {
   readonly #config: ResolverConfig;
   readonly #code: readonly CodeResolver[];
@@ -71,6 +84,19 @@ export class Resolvers {
   close(): void {
     this.#dedicated?.close();
     this.#watches.close();
+  }
+
+  /** In the order they run. */
+  get list(): readonly ResolverInfo[] {
+    return this.#plan.flat().map(({ source, inject, ...resolver }) => ({
+      ...resolver,
+      kind: "query" in source ? "query" : "code",
+      variables: inject.map(({ variable }) => variable),
+    }));
+  }
+
+  clearCache(): void {
+    this.#cache.clear();
   }
 
   /** What they mean for a client's StartupMessage. */

@@ -83,6 +83,9 @@ export interface PooledForwardServices {
   countPin(reason: PinReason): void;
 }
 
+/** Whether the client has a session now, waits for one, or needs none. */
+export type PoolState = "active" | "waiting" | "idle";
+
 export class PooledForwarding implements Holder, Applicant {
   readonly client: Duplex;
   /** Resolves when the client's socket is closed: with the error that ended the session, or nothing. */
@@ -147,6 +150,7 @@ export class PooledForwarding implements Holder, Applicant {
   readonly #resetNames: string[] = [];
   #settings: { readonly name: string; readonly value: string | undefined }[] = [];
   #lastActivity = 0;
+  #fromUpstream = 0;
 
   /** @param first the session that the client has logged in with. */
   constructor(
@@ -174,9 +178,14 @@ export class PooledForwarding implements Holder, Applicant {
     this.client.pause();
   }
 
-  /** Bytes read from the client since its connection was opened, where the socket counts them. */
-  get bytes(): { fromClient: number | undefined; fromUpstream: undefined } {
-    return { fromClient: (this.client as { bytesRead?: number }).bytesRead, fromUpstream: undefined };
+  /** Bytes read from the client since its connection was opened, where the socket counts them; of the upstream its own. */
+  get bytes(): { fromClient: number | undefined; fromUpstream: number } {
+    return { fromClient: (this.client as { bytesRead?: number }).bytesRead, fromUpstream: this.#fromUpstream };
+  }
+
+  get poolState(): PoolState {
+    if (this.#session !== undefined) return "active";
+    return this.#request === undefined ? "idle" : "waiting";
   }
 
   /** Why the client keeps its session, where it does. */
@@ -217,6 +226,7 @@ export class PooledForwarding implements Holder, Applicant {
 
   onUpstreamBytes(bytes: Buffer): boolean {
     if (this.#isClosing) return true;
+    this.#fromUpstream += bytes.length;
     try {
       this.#readServer(this.#serverTail === undefined ? bytes : Buffer.concat([this.#serverTail, bytes]));
     } catch (failure) {

@@ -74,7 +74,8 @@ export class Pool {
   #sweep: Disposable | undefined;
   #isClosed = false;
   #isPaused = false;
-  readonly #onAllBack: (() => void)[] = [];
+  /** Who waits in `pause`. */
+  readonly #pausing = new Set<() => void>();
 
   constructor(services: PoolServices) {
     const { contextVariables, trackExtraParameters, serverConnectLimit } = services.config;
@@ -213,20 +214,37 @@ export class Pool {
     this.#discard(session, session.isOpen && !session.isClean);
   }
 
+  get isPaused(): boolean {
+    return this.#isPaused;
+  }
+
   /**
    * Nobody gets a session any more, until `resume`; whoever asks waits. Idle sessions are closed, so that the server can
-   * be restarted. Resolves when all that are lent are back. @throws whatever aborts `signal`; it is paused all the same.
+   * be restarted. Resolves when all that are lent are back and closed, or when it is paused no more.
+   *
+   * @throws whatever aborts `signal`; it is paused all the same.
    */
   async pause(signal: AbortSignal): Promise<void> {
     this.#isPaused = true;
     for (const bucket of this.#buckets.values()) {
       for (const session of bucket.idle.slice()) if (this.#removeIdle(bucket, session)) this.#discard(session, false);
     }
-    if (this.#lent.size > 0) await raceAbort(new Promise<void>((resolve) => this.#onAllBack.push(resolve)), signal);
+    if (this.#isEmpty()) return;
+    let end!: () => void;
+    const ended = new Promise<void>((resolve) => {
+      end = resolve;
+    });
+    this.#pausing.add(end);
+    try {
+      await raceAbort(ended, signal);
+    } finally {
+      this.#pausing.delete(end);
+    }
   }
 
   resume(): void {
     this.#isPaused = false;
+    for (const end of this.#pausing) end();
     for (const bucket of this.#buckets.values()) this.#serve(bucket);
   }
 
@@ -312,9 +330,8 @@ export class Pool {
 
   /** A session could not be opened. */
   #giveUp(bucket: Bucket, { identity: { tenant } }: Borrower): void {
-    bucket.total -= 1;
     bucket.count(tenant, -1);
-    this.#serve(bucket);
+    this.#countGone(bucket);
   }
 
   /** A session could not be prepared, or is not wanted any more. */
@@ -364,7 +381,19 @@ export class Pool {
   #unlend(session: PooledSession): void {
     this.#lent.delete(session);
     session.bucket.count(session.tenant, -1);
-    if (this.#lent.size === 0) for (const resolve of this.#onAllBack.splice(0)) resolve();
+  }
+
+  /** A session is no more, or could not be opened: there is room for another one. */
+  #countGone(bucket: Bucket): void {
+    bucket.total -= 1;
+    if (this.#isPaused && this.#isEmpty()) for (const end of this.#pausing) end();
+    this.#serve(bucket);
+  }
+
+  /** No session is open, or being opened. */
+  #isEmpty(): boolean {
+    for (const { total } of this.#buckets.values()) if (total > 0) return false;
+    return true;
   }
 
   // What becomes of a session.
@@ -472,10 +501,7 @@ export class Pool {
     const { bucket } = session;
     session.destroy();
     this.counts.discards += 1;
-    const finish = (): void => {
-      bucket.total -= 1;
-      this.#serve(bucket);
-    };
+    const finish = (): void => this.#countGone(bucket);
     if (!mayRun || this.#isClosed) return finish();
     this.#services
       .terminate(session, bucket)
@@ -494,10 +520,10 @@ export class Pool {
       const session = new PooledSession(bucket, opened, this.#services.directRead);
       this.counts.creates += 1;
       session.idleSince = this.#services.clock.now();
-      if (this.#isClosed) this.#discard(session, false);
+      if (this.#isClosed || this.#isPaused) this.#discard(session, false);
       else this.#rest(session);
     } catch {
-      bucket.total -= 1; // whoever needs one hears why there is none
+      this.#countGone(bucket); // whoever needs one hears why there is none
     }
   }
 
@@ -515,7 +541,9 @@ export class Pool {
       this.#sweepWaiting(bucket, now);
       if (bucket.total === 0 && bucket.waiting.size === 0) {
         this.#buckets.delete(name); // names of databases that clients make up do not pile up
-      } else if (bucket.total < config.minPoolSize && bucket.waiting.size === 0) void this.#openSpare(bucket);
+      } else if (!this.#isPaused && bucket.total < config.minPoolSize && bucket.waiting.size === 0) {
+        void this.#openSpare(bucket);
+      }
     }
     if (!this.#isClosed) this.#sweep = clock.after(SWEEP_MS, this.#onSweep);
   };

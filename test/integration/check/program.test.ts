@@ -62,7 +62,7 @@ describe("pgvpd", () => {
       expect(await pgvpd([name])).toEqual({
         code: 1,
         out: "",
-        err: `pgvpd: there is no command "${name}": the commands are serve, check, doctor, explain, key, demo, sql, credential, help, version\n`,
+        err: `pgvpd: there is no command "${name}": the commands are serve, check, doctor, explain, key, demo, sql, credential, token, help, version\n`,
       });
     }
   });

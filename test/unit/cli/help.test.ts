@@ -2,7 +2,8 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it, vi } from "vitest";
 import { help, renderHelp } from "../../../src/cli/help.ts";
-import { readVersion, version } from "../../../src/cli/version.ts";
+import { version } from "../../../src/cli/version.ts";
+import { readVersion } from "../../../src/lib/version.ts";
 import { settingList } from "../../../src/config/settings.ts";
 import { ConfigError } from "../../../src/config/config-error.ts";
 
@@ -50,7 +51,7 @@ describe("pgvpd --help", () => {
 });
 
 describe("pgvpd help COMMAND", () => {
-  it.each(["serve", "check", "doctor", "explain", "key", "demo", "sql", "credential", "help", "version"])(
+  it.each(["serve", "check", "doctor", "explain", "key", "demo", "sql", "credential", "token", "help", "version"])(
     "says how %s is used",
     async (command) => {
       expect(await outputOf(() => help([command]))).toMatch(new RegExp(`^Usage: pgvpd \\[?${command}`));
@@ -59,7 +60,7 @@ describe("pgvpd help COMMAND", () => {
 
   it("refuses what is no command", async () => {
     await expect(help(["toString"])).rejects.toThrow(
-      'there is no command "toString": the commands are serve, check, doctor, explain, key, demo, sql, credential, help, version',
+      'there is no command "toString": the commands are serve, check, doctor, explain, key, demo, sql, credential, token, help, version',
     );
     await expect(help(["serve", "now"])).rejects.toThrow(ConfigError);
   });
