@@ -7,7 +7,7 @@ import { isDeepStrictEqual } from "node:util";
 import type { Client } from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { bytes, client as frontend, cstring, int16, int32, message as packet } from "../support/bytes.ts";
-import { availableVersions } from "../support/postgres.ts";
+import { outerVersions } from "../support/postgres.ts";
 import { RawClient } from "../support/raw-client.ts";
 import { PASSWORD } from "../support/tenant-fixture.ts";
 import { ATTACK_SCHEMA, attacksFor, isForeign, leftBy, LOOK, OWN, type Attack } from "./seal-attack-table.ts";
@@ -30,7 +30,7 @@ const RESTORE = `
   ALTER ROLE app_user RESET ALL;
 `;
 
-describe.each(availableVersions())("PostgreSQL %s", (version) => {
+describe.each(outerVersions())("PostgreSQL %s", (version) => {
   let fixture: SealFixture;
   const ports: { injection: "startup" | "query"; isSealed: boolean; port: number }[] = [];
   const admins = new Map<Kind, Client>();
