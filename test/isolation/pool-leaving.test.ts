@@ -31,7 +31,7 @@ const run = (sql: string): Buffer[] => [frontend.parse(sql), frontend.bind(), fr
 interface State {
   readonly name: string;
   /** Brings a client that is logged in there. */
-  reach(client: RawClient): Promise<unknown>;
+  readonly reach: (client: RawClient) => Promise<unknown>;
 }
 
 const byQueries =
@@ -144,7 +144,7 @@ const states: readonly State[] = [
 
 interface Ending {
   readonly name: string;
-  leave(client: RawClient): void;
+  readonly leave: (client: RawClient) => void;
 }
 
 const PARTLY = Buffer.concat([frontend.query("SELECT 'half of a message'")]).subarray(0, 12);
@@ -163,7 +163,7 @@ const endings: readonly Ending[] = [
 interface Failure {
   readonly name: string;
   /** Goes on while the client leaves. */
-  fail(fixture: PoolFixture, pooled: PooledProxy, client: RawClient): Promise<unknown>;
+  readonly fail: (fixture: PoolFixture, pooled: PooledProxy, client: RawClient) => Promise<unknown>;
 }
 
 const failures: readonly Failure[] = [
