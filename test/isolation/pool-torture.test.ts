@@ -260,7 +260,8 @@ const actions: readonly Action[] = [
   async (client, player, tally) => {
     client.send(frontend.query(`COPY (${ask(player)} FROM generate_series(1, 200)) TO STDOUT`));
     for (const { type, body } of await client.readUntil("Z")) {
-      if (type === "d" && body.toString() !== `${own(player)}:${own(player)}\n`)
+      const isLost = body.toString() === "\\N\n" && ambiguous.has(client);
+      if (type === "d" && !isLost && body.toString() !== `${own(player)}:${own(player)}\n`)
         tally.foreign.push(`${own(player)} has copied ${body.toString()}`);
     }
   },
