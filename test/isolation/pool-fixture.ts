@@ -24,7 +24,7 @@ export interface PoolFixture extends TenantFixture {
 export interface PooledProxy {
   readonly proxy: Proxy;
   readonly place: Place;
-  logIn(user: string, database?: string): Promise<RawClient>;
+  readonly logIn: (user: string, database?: string) => Promise<RawClient>;
 }
 
 export async function startPoolFixture(options: StartOptions): Promise<PoolFixture> {
