@@ -27,6 +27,11 @@ A key is changed without an interruption in this order:
 With the signed carrier retire a key only when context_seal_ttl has passed since the
 reload: a session that it sealed is refused its rows from then on. The slot does not mind.
 
+A key that others may have is not gone with its retirement: a session keeps the context
+that it has, and an open transaction may still see the key. Then end them all:
+
+  SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app_user';
+
 The SQL holds the keys: let nobody read it, and write it to no log.
 
 Options:
