@@ -24,6 +24,15 @@ const MAX_FINDINGS = 500;
 
 const INSUFFICIENT_PRIVILEGE = "42501";
 
+/** The SQLSTATE of lock_timeout. */
+export const LOCKED = "55P03";
+
+/** What may be held: `regclass` prints a name and waits for nothing. */
+const HELD = `SELECT string_agg(DISTINCT l.relation::regclass::text, ', ') AS names FROM pg_locks l
+  WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.pid <> pg_backend_pid()
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND l.relation IN (SELECT polrelid FROM pg_policy)`;
+
 /**
  * $1 roles of tenants, $2 those that log in, $3 names of tenant columns, $4 the application role, $5 context variables.
  *
@@ -124,7 +133,8 @@ async function lookFor(catalog: Catalog, { code, severity, sql }: CatalogCheck, 
 }
 
 /**
- * What `judge` makes of the answer. What a role may not see, or a catalog does not have, is not looked at; everything else is.
+ * What `judge` makes of the answer. What a role may not see, or a catalog does not have, is not looked at, nor what is
+ * locked when it is asked for the second time; everything else is.
  *
  * @throws the error of a session that is lost: what comes after it cannot be looked at either.
  */
@@ -138,13 +148,42 @@ export async function lookWith<Row extends QueryResultRow>(
 ): Promise<Look> {
   let rows: readonly Row[];
   try {
-    ({ rows } = await catalog.query<Row>(sql, [...values]));
+    rows = await askTwice<Row>(catalog, sql, values);
   } catch (error) {
     const sqlstate = refusalOf(error);
     if (sqlstate === undefined) throw error;
+    if (sqlstate === LOCKED)
+      return { findings: [], notChecked: [{ what, reason: await nameLocked(catalog), isLocked: true }] };
     const reason = (error as Error).message;
     const isDenied = sqlstate === INSUFFICIENT_PRIVILEGE;
     return { findings: [], notChecked: [{ what, reason, ...(isDenied && { isDenied }) }] };
   }
   return { findings: judge(rows), notChecked: [] };
+}
+
+/** A second time where it was locked: most locks are short. */
+// oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- as above
+async function askTwice<Row extends QueryResultRow>(
+  catalog: Catalog,
+  sql: string,
+  values: readonly CatalogValue[],
+): Promise<readonly Row[]> {
+  try {
+    return (await catalog.query<Row>(sql, [...values])).rows;
+  } catch (error) {
+    if (refusalOf(error) !== LOCKED) throw error;
+    return (await catalog.query<Row>(sql, [...values])).rows;
+  }
+}
+
+/** Why it could not be looked at, with names where the role may see locks. */
+async function nameLocked(catalog: Catalog): Promise<string> {
+  const advice = "try again when that session has ended its transaction";
+  try {
+    const { rows } = await catalog.query<{ names: string | null }>(HELD);
+    return `another session holds a lock on ${rows[0]?.names ?? "a table"}: ${advice}`;
+  } catch (error) {
+    if (refusalOf(error) === undefined) throw error;
+    return `another session holds a lock on a table: ${advice}`;
+  }
 }

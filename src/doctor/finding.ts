@@ -24,6 +24,8 @@ export interface NotChecked {
   readonly reason: string;
   /** The role that looks may not see it: an administrator may. */
   readonly isDenied?: true;
+  /** Another session held a lock on what was to be looked at: later it can be. */
+  readonly isLocked?: true;
 }
 
 export interface Look {

@@ -124,6 +124,28 @@ describe("doctor = enforce", () => {
     await expect(start({ doctor: "enforce", doctor_database: "good", ...given })).rejects.toThrow(problem);
   });
 
+  it("starts where a table is locked, and says what was not checked", async () => {
+    await run("CREATE TABLE held (id int); CREATE POLICY p ON held USING (false)", "good");
+    const holder = new Client({ connectionString: server.url("good") });
+    await holder.connect();
+    let lines: Record<string, unknown>[];
+    try {
+      await holder.query("BEGIN; LOCK TABLE held");
+      lines = await start({ doctor: "enforce", doctor_database: "good" });
+    } finally {
+      await holder.end();
+    }
+    expect(lines).toContainEqual(
+      expect.objectContaining({
+        msg: "doctor: not checked",
+        level: 40,
+        what: "policies",
+        reason: expect.stringContaining("another session holds a lock on public.held") as string,
+      }),
+    );
+    await run("DROP TABLE held", "good");
+  });
+
   it("does not start where the server breaks off, or says nothing", async () => {
     const silent = createServer((socket) => socket.on("error", () => {}).resume()).listen(0, "127.0.0.1");
     await once(silent, "listening");
