@@ -18,7 +18,7 @@ import {
   type PoolFixture,
 } from "./pool-fixture.ts";
 
-const versions = availableVersions().filter((version) => ["14", "18"].includes(version));
+const versions = availableVersions().filter((version) => version === "18");
 
 const INSERT = "INSERT INTO notes (tenant_id, body) VALUES ('acme', 'uncommitted')";
 /** Not `notes`: COPY FROM is not there for tables with row security. */
