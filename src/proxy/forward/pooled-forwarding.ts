@@ -138,13 +138,14 @@ export class PooledForwarding implements Holder, Applicant {
   #isInCopy = false;
   /** Extended messages have been sent since the last Sync. */
   #isUnsynced = false;
+  /** A message of either side is lost in part: nothing that is read or sent there means what it says. */
+  #isCutApart = false;
 
   // What keeps the session, or has to be done before it goes.
   #pinReason: PinReason | undefined;
   /** Answers cannot be told apart any more: nothing of ours is put between the client's messages. */
   #isBlind = false;
   #isTainted = false;
-  #hasLeftovers = false;
   #resetsUnsynced = false;
   #mustRestore = false;
   readonly #resetNames: string[] = [];
@@ -230,6 +231,7 @@ export class PooledForwarding implements Holder, Applicant {
     try {
       this.#readServer(this.#serverTail === undefined ? bytes : Buffer.concat([this.#serverTail, bytes]));
     } catch (failure) {
+      this.#isCutApart = true; // where its next message begins is not known any more
       this.#onFailure(failure);
     }
     return this.client.writableLength === 0;
@@ -243,8 +245,10 @@ export class PooledForwarding implements Holder, Applicant {
   }
 
   idleInTransactionMs(now: number): number {
-    const isIdle = this.#session !== undefined && (this.#answers.size === 0 || this.#isInCopy) && !this.#mustRestore;
-    const isInside = this.#status !== IDLE || this.#isUnsynced || this.#isInCopy || this.#clientLeft > 0;
+    const isIdle =
+      this.#session !== undefined && (this.#answers.size === 0 || this.#isInCopy) && this.#restoring === undefined;
+    const isInside =
+      this.#status !== IDLE || this.#isUnsynced || this.#answers.isSkipping || this.#isInCopy || this.#clientLeft > 0;
     return isIdle && isInside ? now - this.#lastActivity : 0;
   }
 
@@ -278,9 +282,11 @@ export class PooledForwarding implements Holder, Applicant {
     const bytes = this.#held;
     this.#held = undefined;
     this.#isStalled = false;
+    const wasInside = this.#clientLeft > 0;
     try {
       if (bytes !== undefined) this.#readClient(bytes);
     } catch (failure) {
+      this.#isCutApart ||= wasInside; // the end of that message has not been sent
       this.#onFailure(failure);
       return;
     }
@@ -395,7 +401,7 @@ export class PooledForwarding implements Holder, Applicant {
     const isWhole = available === end;
     switch (type) {
       case frontend.query:
-        return this.#takeQuery(session, bytes, at, available, isWhole);
+        return this.#takeQuery(session, bytes, at, available, end);
       case frontend.parse:
         return this.#takeParse(session, bytes, at, available, isWhole);
       case frontend.bind: {
@@ -441,7 +447,7 @@ export class PooledForwarding implements Holder, Applicant {
 
   /** Whether the next message has to wait for an answer to what was sent before. */
   #mustWait(): boolean {
-    if (this.#isBlind) return false;
+    if (this.#isBlind || this.#answers.isSkipping) return false;
     if (this.#mustRestore || this.#answers.size > MAX_OUTSTANDING) return true;
     const mayGo = this.#isTransactionMode && this.#pinReason === undefined;
     return (
@@ -449,7 +455,8 @@ export class PooledForwarding implements Holder, Applicant {
     );
   }
 
-  #takeQuery(session: PooledSession, bytes: Buffer, at: number, available: number, isWhole: boolean): number {
+  #takeQuery(session: PooledSession, bytes: Buffer, at: number, available: number, end: number): number {
+    const isWhole = available === end;
     const textEnd = isWhole ? available - 1 : available;
     const found = this.#services.pool.reader.read(bytes, at + HEADER_BYTES, textEnd);
     if (!isWhole) this.#isTainted = true;
@@ -457,7 +464,7 @@ export class PooledForwarding implements Holder, Applicant {
     if (this.#mustRefuse(found)) {
       this.#push(asked.query);
       this.#replace(encodeMessage(frontend.query, Buffer.from(`${refusal(found)}\0`)));
-      return available;
+      return end;
     }
     if (found.bits !== 0) this.#apply(session, found);
     const about = (found.bits & effects.deallocates) === 0 ? undefined : this.#deallocate(session, found);
@@ -527,11 +534,11 @@ export class PooledForwarding implements Holder, Applicant {
     const about = { prepared, name };
     const isThere = session.statements.get(prepared) === prepared.number;
     if (isThere && this.#status === FAILED)
-      this.#hasLeftovers = true; // the server refuses it in its own words
+      session.hasLeftovers = true; // the server refuses it in its own words
     else if (isThere && !this.#isBlind) {
       this.#replace();
       this.#push(asked.skippedParse, about);
-      this.#answerSkipped();
+      if (this.#serverLeft === 0) this.#answerSkipped();
       return available;
     }
     this.#makeRoom(session, config.maxPreparedStatements);
@@ -550,12 +557,12 @@ export class PooledForwarding implements Holder, Applicant {
    * Parse under our name. Behind a DEALLOCATE that may have failed the name may still be taken, and what the statement was
    * called before is of no use any more.
    */
-  #parseAs({ statements }: PooledSession, prepared: Prepared): Buffer[] {
+  #parseAs({ statements, hasLeftovers }: PooledSession, prepared: Prepared): Buffer[] {
     const parse = encodeParse(prepared.serverName, prepared.definition);
     const before = statements.get(prepared);
     statements.set(prepared, prepared.number);
     const isReplaced = before !== undefined && before !== prepared.number;
-    if (!isReplaced && !this.#hasLeftovers) return [parse];
+    if (!isReplaced && !hasLeftovers) return [parse];
     this.#push(asked.ourClose);
     return [encodeCloseStatement(isReplaced ? serverNameOf(before) : prepared.serverName), parse];
   }
@@ -563,12 +570,16 @@ export class PooledForwarding implements Holder, Applicant {
   /** Closes what was used longest ago. */
   #makeRoom({ statements }: PooledSession, most: number): void {
     if (this.#isBlind) return;
-    for (const [prepared] of statements) {
+    for (const [prepared, number] of statements) {
       if (statements.size < most) return;
       statements.delete(prepared);
-      this.#push(asked.ourClose);
-      this.#replace(encodeCloseStatement(prepared.serverName));
+      this.#push(asked.ourClose, { undo: () => this.#noteLeftovers() });
+      this.#replace(encodeCloseStatement(serverNameOf(number)));
     }
+  }
+
+  #noteLeftovers(): void {
+    if (this.#session !== undefined) this.#session.hasLeftovers = true;
   }
 
   /** Bind, or Describe of a statement: it is there, under the name that the server knows it by. */
@@ -686,7 +697,7 @@ export class PooledForwarding implements Holder, Applicant {
       this.#statements.clear();
       this.#statementBytes = 0;
       session.statements.clear();
-      this.#hasLeftovers = true;
+      session.hasLeftovers = true;
       this.#isTainted = true;
       return { undo: () => forgotten.forEach(([name, prepared]) => this.#remember(name, prepared)) };
     }
@@ -751,7 +762,7 @@ export class PooledForwarding implements Holder, Applicant {
   #onFailed(kind: Asked, { prepared, name, undo }: About, wasRead: boolean): void {
     if (prepared !== undefined && (kind === asked.parse || kind === asked.ourParse)) {
       this.#session?.statements.delete(prepared);
-      this.#hasLeftovers = true;
+      this.#noteLeftovers();
     }
     if (name !== undefined && this.#statements.get(name) === prepared) this.#forget(name);
     undo?.(wasRead);
@@ -767,6 +778,11 @@ export class PooledForwarding implements Holder, Applicant {
     let at = Math.min(this.#serverLeft, length);
     this.#serverLeft -= at;
     let from = 0;
+    if (this.#serverLeft === 0 && this.#answers.next === asked.skippedParse) {
+      this.#toClient(bytes, from, at);
+      from = at;
+      this.#answerSkipped();
+    }
     while (at + HEADER_BYTES <= length) {
       const type = bytes[at] as number;
       const field =
@@ -782,8 +798,8 @@ export class PooledForwarding implements Holder, Applicant {
           this.#toClient(bytes, from, at);
           from = end;
         }
-        if (this.#answers.next === asked.skippedParse) {
-          this.#toClient(bytes, from, Math.min(end, length));
+        if (end <= length && this.#answers.next === asked.skippedParse) {
+          this.#toClient(bytes, from, end);
           from = end;
           this.#answerSkipped();
         }
@@ -797,10 +813,10 @@ export class PooledForwarding implements Holder, Applicant {
     }
     this.#toClient(bytes, from, at);
     if (at < length) this.#serverTail = Buffer.from(bytes.subarray(at));
-    if (this.#hasNewReady) {
+    if (this.#hasNewReady && this.#serverLeft === 0 && this.#serverTail === undefined) {
       this.#hasNewReady = false;
       this.#settle();
-    }
+    } else if (this.#isStalled && !this.#mustWait()) this.#resume();
   }
 
   #hasNewReady = false;
@@ -829,6 +845,7 @@ export class PooledForwarding implements Holder, Applicant {
         break;
       }
       case backend.readyForQuery:
+        this.#lastActivity = this.#services.clock.now(); // from here on the server waits for the client
         this.#isInCopy = false; // what a client sends of a COPY may have come before the server asked for it
         this.#status = bytes[at + HEADER_BYTES] as number;
         this.#hasNewReady = true;
@@ -939,7 +956,6 @@ export class PooledForwarding implements Holder, Applicant {
   #adopt(session: PooledSession): void {
     this.#status = IDLE;
     this.#isTainted = false;
-    this.#hasLeftovers = false;
     this.#serverSaidFatal = false;
     this.#lastActivity = this.#services.clock.now();
     if (session.reported !== this.#lastReported) {
@@ -1019,6 +1035,7 @@ export class PooledForwarding implements Holder, Applicant {
   async #restore(session: PooledSession): Promise<void> {
     const { pool } = this.#services;
     session.takeBack(0);
+    session.unnamedOf = undefined; // our own statements are unnamed
     for (const name of this.#resetNames.splice(0)) {
       this.#borrower.resetSetting(name);
       if (name === "*") session.applied.clear();
@@ -1034,9 +1051,9 @@ export class PooledForwarding implements Holder, Applicant {
     this.#restoring = undefined;
     this.#mustRestore = false;
     if (this.#isClosing) return;
-    const [status, isTainted, hasLeftovers] = [this.#status, this.#isTainted, this.#hasLeftovers];
+    const [status, isTainted] = [this.#status, this.#isTainted];
     this.#adopt(session);
-    [this.#status, this.#isTainted, this.#hasLeftovers] = [status, isTainted, hasLeftovers];
+    [this.#status, this.#isTainted] = [status, isTainted];
     this.#settle();
   }
 
@@ -1082,7 +1099,9 @@ export class PooledForwarding implements Holder, Applicant {
     this.#session = undefined;
     const { pool } = this.#services;
     const isAtRest = this.#answers.size === 0 && !this.#isBlind && this.#restoring === undefined;
-    if (isAtRest && session.isOpen && this.#isReleasable()) {
+    if (this.#isCutApart) {
+      pool.destroy(session);
+    } else if (isAtRest && session.isOpen && this.#isReleasable()) {
       pool.release(session, this.#borrower, this.#isTainted);
     } else if (this.#clientLeft > 0) {
       pool.destroy(session); // half a message of the client's has reached the server

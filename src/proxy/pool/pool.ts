@@ -405,8 +405,9 @@ export class Pool {
     const discards = !isOwn && !session.isClean;
     if (discards) {
       session.statements.clear();
-      session.unnamedOf = undefined;
+      session.hasLeftovers = false;
     }
+    session.unnamedOf = undefined; // our own statements are unnamed
     session.warmFor = undefined;
     session.readMessages();
     await this.#services.prepare(session, borrower, { discards, setsContext: !isOwn }, signal);
@@ -478,8 +479,8 @@ export class Pool {
 
   #rest(session: PooledSession): void {
     const { bucket } = session;
-    session.rest(this.#onIdleLost);
     bucket.idle.push(session);
+    session.rest(this.#onIdleLost);
     this.#serve(bucket);
   }
 
