@@ -32,6 +32,8 @@ const MAX_OUTSTANDING = 4_096;
 /** What a client's prepared statements may take here; beyond it the client keeps its session. */
 const MAX_STATEMENT_BYTES = 1024 * 1024;
 const MAX_STATEMENTS = 5_000;
+/** SETs and RESETs that are noted until their answer. */
+const MAX_NOTED = 100;
 
 const PARSE_COMPLETE = encodeMessage(backend.parseComplete, Buffer.alloc(0));
 const READY_IDLE = encodeMessage(backend.readyForQuery, Buffer.of(IDLE));
@@ -138,6 +140,8 @@ export class PooledForwarding implements Holder, Applicant {
   #isInCopy = false;
   /** Extended messages have been sent since the last Sync. */
   #isUnsynced = false;
+  /** And a Flush behind some of them. */
+  #isFlushed = false;
   /** A message of either side is lost in part: nothing that is read or sent there means what it says. */
   #isCutApart = false;
 
@@ -245,8 +249,9 @@ export class PooledForwarding implements Holder, Applicant {
   }
 
   idleInTransactionMs(now: number): number {
-    const isIdle =
-      this.#session !== undefined && (this.#answers.size === 0 || this.#isInCopy) && this.#restoring === undefined;
+    // Without a Sync or a Flush behind them, the server answers extended messages late or not at all: it waits for the client.
+    const owesAnswer = this.#isFlushed ? this.#answers.size > 0 : this.#answers.outstandingReady > 0;
+    const isIdle = this.#session !== undefined && (!owesAnswer || this.#isInCopy) && this.#restoring === undefined;
     const isInside =
       this.#status !== IDLE || this.#isUnsynced || this.#answers.isSkipping || this.#isInCopy || this.#clientLeft > 0;
     return isIdle && isInside ? now - this.#lastActivity : 0;
@@ -422,6 +427,7 @@ export class PooledForwarding implements Holder, Applicant {
         return this.#expect(asked.execute, at);
       case frontend.sync:
         this.#isUnsynced = false;
+        this.#isFlushed = false;
         if (this.#resetsUnsynced) this.#restoreLater();
         this.#push(asked.sync);
         return at;
@@ -431,6 +437,7 @@ export class PooledForwarding implements Holder, Applicant {
         return at;
       default: // Flush
         this.#isUnsynced = true;
+        this.#isFlushed = true;
         return at;
     }
   }
@@ -731,12 +738,14 @@ export class PooledForwarding implements Holder, Applicant {
     if ((bits & effects.resets) !== 0) {
       this.#resetsUnsynced = true;
       this.#resetNames.push(...found.reset);
+      if (this.#resetNames.length > MAX_NOTED) this.#resetNames.splice(0, Infinity, "*");
     }
     if (!this.#isTransactionMode) return;
     if ((bits & effects.pins) !== 0) this.#pin(found.pinReason ?? "set");
     if ((bits & effects.sets) !== 0) {
-      if (this.#services.config.sessionState === "follow") this.#settings.push(...found.settings);
-      else this.#pin("set");
+      if (this.#services.config.sessionState === "follow" && this.#settings.length < MAX_NOTED) {
+        this.#settings.push(...found.settings);
+      } else this.#pin("set");
     }
   }
 
