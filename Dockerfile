@@ -14,6 +14,7 @@ WORKDIR /app
 COPY --from=build /app/package.json ./
 COPY --from=build /app/node_modules ./node_modules
 COPY --from=build /app/dist ./dist
+COPY sql ./sql
 COPY sql /usr/local/share/pgvpd/sql
 RUN ln -s /app/dist/main.js /usr/local/bin/pgvpd
 USER node

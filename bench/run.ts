@@ -49,9 +49,8 @@ export async function* runPlan(
 export function peersFor(scenario: Scenario, peers: readonly Peer[]): readonly Peer[] {
   return peers.filter((peer) => {
     if (scenario.skipsDirect === true && peer.name === "direct") return false;
-    if (scenario.hasOwnPeers === true && peer.name === "direct") return scenario.needsPgbench;
     return peer.onlyIn === undefined
-      ? scenario.needsSeal !== true && scenario.hasOwnPeers !== true
+      ? (scenario.peers?.includes(peer.name) ?? scenario.needsSeal !== true)
       : peer.onlyIn.includes(scenario.name);
   });
 }

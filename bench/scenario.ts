@@ -38,8 +38,8 @@ export interface Scenario {
   readonly needsPgbench: boolean;
   /** It compares ways of pgvpd to carry a context, and runs in databases that are made for that. */
   readonly needsSeal?: true;
-  /** Only peers that name it take part, and `direct`. */
-  readonly hasOwnPeers?: true;
+  /** Beside those that name it in `onlyIn`, the only peers that take part; all of them when absent. */
+  readonly peers?: readonly string[];
   /** Where there is nothing to measure without a proxy. */
   readonly skipsDirect?: boolean;
   /** Start the peer anew in each round, where a round leaves traces (memory). */

@@ -41,3 +41,9 @@ function figure(values: readonly (number | undefined)[]): Figure | undefined {
   const spreadPercent = median === 0 ? 0 : ((highest - lowest) / 2 / Math.abs(median)) * 100;
   return { median, spreadPercent, rounds };
 }
+
+/** The value that `share` of all values are below. */
+export function quantile(values: readonly number[], share: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN;
+}

@@ -9,13 +9,14 @@
  *     await proxy.stop();
  */
 import type { Registry } from "prom-client";
-import { configFromSettings, type SettingValues } from "./config/load.ts";
+import type { AdminAddress } from "./admin/admin-server.ts";
+import { loadSettings, type SettingValues } from "./config/load.ts";
 import type { CodeResolver, ResolvedValues, ResolveRequest } from "./config/resolvers-file.ts";
 import { createLogger, type Logger } from "./observe/logger.ts";
 import type { ListenAddress } from "./proxy/listen/listener.ts";
 import { ProxyServer } from "./runtime/proxy.ts";
 
-export type { CodeResolver, ListenAddress, Logger, ResolvedValues, ResolveRequest, SettingValues };
+export type { AdminAddress, CodeResolver, ListenAddress, Logger, ResolvedValues, ResolveRequest, SettingValues };
 
 export interface ProxyOptions {
   /** A pino logger of the caller's; by default one after `log_level` and `log_format`, on stdout. */
@@ -27,10 +28,10 @@ export interface ProxyOptions {
 /** A proxy of this process. Nothing runs before `start`. */
 export interface Proxy {
   /**
-   * Opens the listeners.
+   * Opens the listeners, once `doctor` has looked.
    *
    * @returns where clients connect; with `port: 0` the port that the system chose.
-   * @throws Error naming the address that cannot be had.
+   * @throws Error naming the address that cannot be had, or what doctor = enforce does not let pass.
    */
   start(): Promise<readonly ListenAddress[]>;
   /** Accepts no more, and ends what is left after `drain_timeout` seconds. Resolves when nothing is open. */
@@ -48,6 +49,8 @@ export interface Proxy {
   allowTenant(pattern: string): boolean;
   /** Client connections that are open. */
   readonly sessionCount: number;
+  /** Where the HTTP API can be reached, with `admin_port` or `admin_socket`. */
+  readonly adminAddresses: readonly AdminAddress[];
   /** The metrics of this proxy: `await proxy.metrics.metrics()` is the Prometheus text. */
   readonly metrics: Registry;
 }
@@ -59,17 +62,23 @@ export interface Proxy {
  * @throws ConfigError listing every setting that is unknown or not valid.
  */
 export function createProxy(settings: SettingValues = {}, options: ProxyOptions = {}): Proxy {
-  const config = configFromSettings(settings);
+  const { config, effective } = loadSettings(settings);
   const logger = options.logger ?? createLogger({ level: config.logLevel, format: config.logFormat });
-  const server = new ProxyServer(config, logger, options.resolvers);
+  const server = new ProxyServer(config, logger, { resolvers: options.resolvers, settings: effective });
   return {
-    start: () => server.start(),
+    start: async () => {
+      if (config.doctor !== "off") await (await import("./doctor/at-start.ts")).examineAtStart(config, logger);
+      return server.start();
+    },
     drain: () => server.drain(),
     stop: () => server.closeNow(),
     denyTenant: (pattern, reason) => server.denyTenant(pattern, reason),
     allowTenant: (pattern) => server.allowTenant(pattern),
     get sessionCount() {
       return server.sessionCount;
+    },
+    get adminAddresses() {
+      return server.adminAddresses;
     },
     metrics: server.metrics.registry,
   };

@@ -18,6 +18,7 @@ const commands: Readonly<Record<string, () => Promise<Command>>> = {
   demo: async () => (await import("./cli/demo.ts")).demo,
   sql: async () => (await import("./cli/sql.ts")).sql,
   credential: async () => (await import("./cli/credential.ts")).credential,
+  token: async () => (await import("./cli/token.ts")).token,
   help: async () => (await import("./cli/help.ts")).help,
   version: async () => (await import("./cli/version.ts")).version,
 };

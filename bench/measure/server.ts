@@ -9,6 +9,7 @@ import { Client } from "pg";
 import { availableVersions, startPostgres } from "../../test/support/postgres.ts";
 import type { SealKind, Upstream } from "../peer.ts";
 import { clientEnvironment, findPgbench } from "./pgbench.ts";
+import { resolverTables } from "./resolvers.ts";
 import type { Workbench } from "./workbench.ts";
 
 /** The version whose pgbench Debian's stable release has; the embedded one where it is not installed. */
@@ -102,6 +103,7 @@ async function prepare(workbench: Workbench, port: number): Promise<{ serverVers
   await asSuperuser(port, databases.trust, [
     "CREATE UNLOGGED TABLE bench_sink (line text)",
     `GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO ${role}`,
+    ...resolverTables(role),
     "CHECKPOINT",
   ]);
   const [serverVersion, verifier] = await asSuperuser(port, "postgres", [

@@ -6,13 +6,14 @@ import { direct } from "./direct.ts";
 import { haproxy } from "./haproxy.ts";
 import { nodePipe } from "./node-pipe.ts";
 import { pgbouncer, pgbouncerLargeBuffer, pgbouncerPools } from "./pgbouncer.ts";
-import { pgvpd, pgvpdOther, pgvpdPools, pgvpdScram, sealVariants } from "./pgvpd.ts";
+import { pgvpd, pgvpdOther, pgvpdPools, pgvpdScram, resolverVariants, sealVariants } from "./pgvpd.ts";
 
 export const allPeers: readonly Peer[] = [
   direct,
   pgvpd,
   pgvpdOther,
   pgvpdScram,
+  ...resolverVariants,
   ...sealVariants,
   ...pgvpdPools,
   nodePipe,

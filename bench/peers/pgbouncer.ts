@@ -27,7 +27,11 @@ export const pgbouncerPools: readonly Peer[] = (["session", "transaction"] as co
   pgbouncerPeer({
     name: `pgbouncer-${mode}`,
     onlyIn: poolScenarioNames,
-    settings: { pool_mode: mode, ...(mode === "transaction" && { default_pool_size: String(poolSize) }) },
+    settings: {
+      pool_mode: mode,
+      ...(mode === "transaction" && { default_pool_size: String(poolSize) }),
+      ...(process.env["PGVPD_BENCH_PGBOUNCER"] !== undefined && { max_prepared_statements: "200" }),
+    },
   }),
 );
 

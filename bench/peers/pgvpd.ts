@@ -7,6 +7,7 @@ import { existsSync } from "node:fs";
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { resolverChain, resolverRole } from "../measure/resolvers.ts";
 import { freePort, type Workbench } from "../measure/workbench.ts";
 import type { Peer, SealKind, Upstream } from "../peer.ts";
 import { poolScenarioNames, poolSize } from "../scenarios/pools.ts";
@@ -61,13 +62,34 @@ export const pgvpdScram = pgvpdPeer({
   }),
 });
 
+/** With the chain of measure/resolvers.ts: its answers kept, asked at every login, and asked on the clients' connections. */
+export const resolverVariants: readonly Peer[] = [
+  resolverPeer("warm", 3600, { resolver_user: resolverRole }),
+  resolverPeer("cold", 0, { resolver_user: resolverRole }),
+  resolverPeer("session", 0, { resolver_connection: "session" }),
+];
+
+function resolverPeer(kind: string, cacheTtl: number, settings: Readonly<Record<string, string>>): Peer {
+  const name = `pgvpd-resolvers-${kind}`;
+  return pgvpdPeer({
+    name,
+    program: built,
+    whyMissing: "not built: npm run build",
+    onlyIn: ["login-resolvers"],
+    settings: (_, workbench) => ({
+      ...settings,
+      resolvers: workbench.writeFile(`${name}.toml`, resolverChain(cacheTtl)),
+    }),
+  });
+}
 /** With the pools: `pool_password` from clients, and a server that trusts. */
 export const pgvpdPools: readonly Peer[] = (["session", "transaction"] as const).map((mode) =>
   pgvpdPeer({
     name: `pgvpd-${mode}`,
     program: built,
     whyMissing: "not built: npm run build",
-    onlyIn: poolScenarioNames,
+    // In session mode each of a thousand tenants would take an upstream session.
+    onlyIn: mode === "session" ? poolScenarioNames.filter((name) => name !== "pool-tenants") : poolScenarioNames,
     settings: ({ password, maxConnections }): Readonly<Record<string, string>> => ({
       pool_mode: mode,
       pool_size: String(mode === "session" ? maxConnections : poolSize),

@@ -6,6 +6,7 @@ import { copyScenarios } from "./bulk-copy.ts";
 import { connectScenarios } from "./connects.ts";
 import { idleMemory } from "./idle-memory.ts";
 import { loginBurst } from "./login-burst.ts";
+import { loginResolvers } from "./login-resolvers.ts";
 import { poolScenarios } from "./pools.ts";
 import { queryScenarios } from "./queries.ts";
 import { sealScenarios } from "./seal.ts";
@@ -14,6 +15,7 @@ export const allScenarios: readonly Scenario[] = [
   ...queryScenarios,
   ...connectScenarios,
   loginBurst,
+  loginResolvers,
   ...copyScenarios,
   ...sealScenarios,
   ...poolScenarios,

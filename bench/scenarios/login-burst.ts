@@ -8,6 +8,7 @@ import { RawClient } from "../../test/support/raw-client.ts";
 import { pgbench } from "../measure/pgbench.ts";
 import type { RunningPeer, Target } from "../peer.ts";
 import type { Bench, Sample, Scenario } from "../scenario.ts";
+import { quantile } from "../statistics.ts";
 
 const clients = 200;
 
@@ -72,9 +73,4 @@ async function timedLogin(target: Target, loginMs: number[]): Promise<RawClient>
 async function leave(client: RawClient): Promise<void> {
   client.send(frontend.terminate);
   await client.untilClosed();
-}
-
-function quantile(values: readonly number[], share: number): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN;
 }

@@ -28,7 +28,7 @@ export const poolScenarios: readonly Scenario[] = [
     title: `${tenants} tenants, ${atOnce} transactions at a time over ${poolSize} upstream sessions; behind PgBouncer the client sets the context`,
     upstream: "trust",
     needsPgbench: false,
-    hasOwnPeers: true,
+    peers: [],
     metrics: [tps, cpu, latency],
     measure: measureTenants,
   },
@@ -42,7 +42,7 @@ function queryScenario(name: string, mode: QueryMode, clients: number): Scenario
     title: `pgbench -S -M ${mode}, ${clients} clients over ${poolSize} upstream sessions`,
     upstream: "trust",
     needsPgbench: true,
-    hasOwnPeers: true,
+    peers: ["direct"],
     metrics: [tps, cpu],
     measure: (peer, bench) => measureQueries(peer, bench, mode, clients),
   };

@@ -3,7 +3,8 @@
  * executed. A column that was renamed is found before a user finds it.
  */
 import { serialize } from "pg-protocol";
-import { loadResolvers, ResolversError, type Resolver } from "../config/resolvers-file.ts";
+import { loadPlan } from "../config/resolver-plan.ts";
+import { ResolversError, type Resolver } from "../config/resolvers-file.ts";
 import type { Config } from "../config/settings.ts";
 import { ProxyError } from "../errors/proxy-error.ts";
 import { systemClock } from "../lib/clock.ts";
@@ -24,12 +25,19 @@ const LIMIT_MS = 10_000;
 /** SQLSTATEs of a table, a function or a type that the search_path does not lead to. */
 const NOT_FOUND = ["42P01", "42883", "42704"];
 
+/** Schemas of a list that PUBLIC may create objects in, as SQL writes them. */
+const OPEN_SCHEMAS = `SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_namespace n
+  WHERE n.nspname IN (SELECT pg_catalog.json_array_elements_text($1::pg_catalog.json)) AND EXISTS (
+    SELECT FROM pg_catalog.aclexplode(COALESCE(n.nspacl, pg_catalog.acldefault('n', n.nspowner))) AS a
+    WHERE a.grantee = 0 AND a.privilege_type = 'CREATE')
+  ORDER BY 1`;
+
 /** @param database to prepare the queries in; undefined: it is only said that they are not checked. */
 export async function checkResolvers(config: Config, database: string | undefined): Promise<Finding[]> {
   if (config.resolvers === undefined) return [];
   let resolvers: readonly Resolver[];
   try {
-    resolvers = loadResolvers(config.resolvers, [], config.contextVariables).flat();
+    resolvers = loadPlan(config).flat();
   } catch (error) {
     if (!(error instanceof ResolversError)) throw error;
     return error.problems.map((problem) => ({ verdict: "error", text: `resolvers: ${problem}` }));
@@ -61,9 +69,22 @@ async function checkQueries(
   const services = { config: { ...config, ...own }, dial, keyCache: new KeyCache() };
   const login = { role, database, secrets: {}, applicationName: "pgvpd check" };
   using session = await openOwnSession(login, services, signal);
-  const findings: Finding[] = [];
+  const findings = await checkSearchPath(session, config.resolverSearchPath, signal);
   for (const resolver of resolvers) findings.push(...(await checkQuery(session, resolver, config, signal)));
   return findings;
+}
+
+/** A function or operator that anybody can create there is found by queries, whatever they qualify. */
+async function checkSearchPath(
+  session: OpeningUpstream,
+  schemas: readonly string[],
+  signal: AbortSignal,
+): Promise<Finding[]> {
+  const found = await ask(session, { sql: OPEN_SCHEMAS, values: [JSON.stringify(schemas)] }, signal);
+  return found.map(([schema]) => ({
+    verdict: "warning",
+    text: `resolver_search_path: everybody may create objects in ${schema}, and queries would find them: REVOKE CREATE ON SCHEMA ${schema} FROM PUBLIC`,
+  }));
 }
 
 async function checkQuery(

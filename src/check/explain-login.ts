@@ -2,7 +2,8 @@
  * What pgvpd would do with a login, step by step: the identity of its user name, each resolver with its values and what it
  * gave, the context and the role; or why it would refuse. It logs in upstream as pgvpd itself does, and proves no client.
  */
-import { loadResolvers, type Resolver } from "../config/resolvers-file.ts";
+import { loadPlan } from "../config/resolver-plan.ts";
+import type { Resolver, ResolverPlan } from "../config/resolvers-file.ts";
 import type { Config } from "../config/settings.ts";
 import { canonicalTenant } from "../config/tenant-name.ts";
 import { TenantPolicy, type TenantTerms } from "../config/tenant-policy.ts";
@@ -16,9 +17,15 @@ import { describeErrorResponse } from "../protocol/backend-messages.ts";
 import { decodeStartupPacket, encodeStartupMessage, type StartupMessage } from "../protocol/startup.ts";
 import { askResolvers } from "../proxy/context/ask-resolvers.ts";
 import { DedicatedResolvers } from "../proxy/context/dedicated-resolvers.ts";
-import { resolveContext, type AskResolvers, type ResolverAnswer } from "../proxy/context/resolve-context.ts";
+import {
+  checkRole,
+  resolveContext,
+  type AskResolvers,
+  type Resolved,
+  type ResolverAnswer,
+} from "../proxy/context/resolve-context.ts";
 import { ResolverCache } from "../proxy/context/resolver-cache.ts";
-import { identify } from "../proxy/tenant/identify.ts";
+import { identify, withLoginRole } from "../proxy/tenant/identify.ts";
 import type { ContextValue, Identity, TenantIdentity } from "../proxy/tenant/identity.ts";
 import { awaitReady, Greeting, UpstreamRefusal } from "../proxy/upstream/await-ready.ts";
 import { createDial } from "../proxy/upstream/dial.ts";
@@ -31,6 +38,8 @@ import { UpstreamTls } from "../proxy/upstream/upstream-tls.ts";
 /** A resolver of the plan, and what became of it. */
 export interface ExplainedResolver {
   readonly name: string;
+  /** Seconds that pgvpd keeps its answers for; 0: it is asked at every login. Here nothing is kept. */
+  readonly cacheTtl: number;
   /** Undefined where it did not run: an input was missing, or one before it ended the login. */
   readonly run?: { readonly values: readonly string[]; readonly answer: ResolverAnswer; readonly ms: number };
 }
@@ -54,7 +63,7 @@ export async function explainLogin(
   config: Config,
   log: Logger,
 ): Promise<Explanation> {
-  const plan = loadResolvers(config.resolvers, [], config.contextVariables);
+  const plan = loadPlan(config);
   const runs = new Map<Resolver, NonNullable<ExplainedResolver["run"]>>();
   let identity: Identity | undefined;
   let context: readonly ContextValue[] | undefined;
@@ -64,20 +73,22 @@ export async function explainLogin(
     identity = identify(startupOf(user, database), config);
     if (identity.kind === "tenant") {
       const terms = termsOf(identity, config);
-      if (terms.database !== undefined) identity = { ...identity, database: terms.database };
+      const claimed = terms.database === undefined ? identity : { ...identity, database: terms.database };
       const { host: upstreamHost = config.upstreamHost, port: upstreamPort = config.upstreamPort } =
         terms.upstream ?? {};
-      const own = { ...config, upstreamHost, upstreamPort };
-      const resolved = plan.length === 0 ? [] : await resolve(identity, plan, runs, own, log);
-      context = [...identity.context, ...resolved];
+      const resolved = await resolve(claimed, plan, runs, { ...config, upstreamHost, upstreamPort }, log);
+      checkRole(plan, resolved.loginRole, config.loginRoles);
+      identity = withLoginRole(claimed, resolved.loginRole, config);
+      context = [...claimed.context, ...resolved.context];
     }
   } catch (error) {
-    verdict = error instanceof ProxyError && error.code.startsWith("upstream_") ? "unknown" : "refused";
+    const isAnswer = error instanceof ProxyError && !error.code.startsWith("upstream_");
+    verdict = isAnswer ? "refused" : "unknown";
     reason = explain(error);
   }
   const resolvers = plan.flat().map((resolver) => {
     const run = runs.get(resolver);
-    return { name: resolver.name, ...(run === undefined ? {} : { run }) };
+    return { name: resolver.name, cacheTtl: resolver.cacheTtlMs / 1000, ...(run === undefined ? {} : { run }) };
   });
   return { identity, resolvers, context, verdict, reason };
 }
@@ -99,11 +110,12 @@ function startupOf(user: string, database: string | undefined): StartupMessage {
 
 async function resolve(
   identity: TenantIdentity,
-  plan: ReturnType<typeof loadResolvers>,
+  plan: ResolverPlan,
   runs: Map<Resolver, NonNullable<ExplainedResolver["run"]>>,
   config: Config,
   log: Logger,
-): Promise<readonly ContextValue[]> {
+): Promise<Resolved> {
+  if (plan.length === 0) return { context: [], loginRole: undefined, used: [] };
   using deadline = new Deadline(systemClock, config.handshakeTimeoutMs, () => new ProxyError("upstream_timeout"));
   const { signal } = deadline;
   const metrics = new Metrics();
@@ -120,8 +132,8 @@ async function resolve(
       }
       return answers;
     };
-  const run = async (ask: AskResolvers): Promise<readonly ContextValue[]> =>
-    (await resolveContext(identity, plan, told(ask), new ResolverCache(systemClock, metrics), signal)).context;
+  const run = (ask: AskResolvers): Promise<Resolved> =>
+    resolveContext(identity, plan, told(ask), new ResolverCache(systemClock, metrics), signal);
 
   const { resolverUser, resolverSearchPath } = config;
   if (resolverUser !== undefined) {

@@ -7,10 +7,10 @@ import { ConfigError } from "../config/config-error.ts";
 import { readDatabaseUrl, type DatabaseUrl } from "../config/database-url.ts";
 import { loadConfig } from "../config/load.ts";
 import { oneLine, quoted } from "../config/one-line.ts";
-import { examine, type Examination } from "../doctor/examine.ts";
+import { examine, type Examination, type Probing } from "../doctor/examine.ts";
 import { SEVERITIES, type Finding, type Severity } from "../doctor/finding.ts";
 import { countsAs } from "../doctor/scope.ts";
-import type { Probing } from "../doctor/registry.ts";
+
 import { parseArguments } from "./args.ts";
 
 export const doctorUsage = `Usage: pgvpd doctor --database-url URL [--config FILE] [settings] [options]
@@ -24,7 +24,8 @@ takes back. It changes nothing.
 The roles are those of login_roles and set_role, or else app_user. An
 administrator's URL sees most; what could not be looked at is listed.
 
-The exit code is 1 where there is an error, and 2 where it could not look.
+The exit code is 1 where there is an error, and 2 where it could not look at
+something that it had the rights for, or try the attacks.
 
 Options:
       --database-url URL    postgres://USER@HOST:PORT/DATABASE, better without a
@@ -43,7 +44,7 @@ Options:
 pgvpd --help lists the settings.
 `;
 
-/** The exit code where nothing was looked at. */
+/** The exit code where there was something that could not be looked at. */
 const COULD_NOT_LOOK = 2;
 
 /** @returns the exit code. */
@@ -51,13 +52,20 @@ export async function doctor(args: readonly string[]): Promise<number> {
   try {
     const { server, config, isJson, failOn, options } = readOrder(args);
     const examination = await examine(server, config, options);
-    process.stdout.write(isJson ? renderJson(examination) : renderText(examination));
-    return examination.findings.some((finding) => countsAs(failOn, finding)) ? 1 : 0;
+    const code = exitCodeOf(examination, failOn);
+    process.stdout.write(isJson ? renderJson(examination) : renderText(examination, code));
+    return code;
   } catch (error) {
     const problems = error instanceof ConfigError ? error.problems : [oneLine(describeFailure(error))];
     process.stderr.write(problems.map((problem) => `pgvpd: ${problem}\n`).join(""));
     return COULD_NOT_LOOK;
   }
+}
+
+/** What was not looked at is not known to be good; but for what only an administrator may see. */
+function exitCodeOf({ findings, notChecked }: Examination, failOn: "error" | "warning"): number {
+  if (findings.some((finding) => countsAs(failOn, finding))) return 1;
+  return notChecked.some(({ isDenied }) => !isDenied) ? COULD_NOT_LOOK : 0;
 }
 
 function readOrder(args: readonly string[]) {
@@ -96,7 +104,7 @@ function renderJson({ scope, findings, notChecked }: Examination): string {
   return `${JSON.stringify({ database, role, serverVersion: version, findings, notChecked }, null, 2)}\n`;
 }
 
-function renderText({ scope, findings, notChecked }: Examination): string {
+function renderText({ scope, findings, notChecked }: Examination, code: number): string {
   const { database, role, version, carrier } = scope;
   const seal = carrier === "slot" || carrier === "signed" ? `sealed, ${carrier}` : "not sealed";
   const server = `${Math.floor(version / 10_000)}.${version % 10_000}`;
@@ -108,6 +116,7 @@ function renderText({ scope, findings, notChecked }: Examination): string {
     ...notChecked.map(({ what, reason }) => `  ${oneLine(`${what}: ${reason}`)}`),
     ...(notChecked.length === 0 ? [] : [""]),
     `${SEVERITIES.map((severity) => count(severity, findings)).join(", ")}, ${notChecked.length} not checked`,
+    ...(code === COULD_NOT_LOOK ? ["exit code 2: what is not checked is not known to be good"] : []),
     "",
   ].join("\n");
 }

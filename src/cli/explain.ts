@@ -36,11 +36,14 @@ export async function explain(args: readonly string[]): Promise<number> {
   const database = typeof own["database"] === "string" ? own["database"] : undefined;
   const log = createLogger({ level: "off", format: "json" });
   const explanation = await explainLogin(user, database, config, log);
-  process.stdout.write(own["json"] === true ? `${JSON.stringify(explanation, null, 2)}\n` : render(explanation));
+  process.stdout.write(
+    own["json"] === true ? `${JSON.stringify(explanation, null, 2)}\n` : renderExplanation(explanation),
+  );
   return explanation.verdict === "accepted" ? 0 : 1;
 }
 
-function render({ identity, resolvers, context, verdict, reason }: Explanation): string {
+/** For people: as it is printed. */
+export function renderExplanation({ identity, resolvers, context, verdict, reason }: Explanation): string {
   const lines: string[] = [];
   if (identity !== undefined) {
     lines.push(`login role   ${identity.loginRole}`, `database     ${identity.database}`);
@@ -56,7 +59,8 @@ function render({ identity, resolvers, context, verdict, reason }: Explanation):
   return lines.map((line) => `${oneLine(line)}\n`).join("");
 }
 
-function renderResolver({ name, run }: ExplainedResolver): string[] {
+function renderResolver({ name, cacheTtl, run }: ExplainedResolver): string[] {
+  const kept = cacheTtl === 0 ? "asked at every login" : `kept for ${cacheTtl} s`;
   if (run === undefined) return [`resolver ${name}: did not run`];
   const { values, answer, ms } = run;
   const parameters = values.map((value, index) => `$${index + 1} = ${value}`).join(", ");
@@ -64,8 +68,8 @@ function renderResolver({ name, run }: ExplainedResolver): string[] {
     row.map((value, index) => `${answer.columns[index] ?? ""} = ${value ?? "NULL"}`).join(", "),
   );
   return [
-    `resolver ${name} (${ms.toFixed(1)} ms)`,
-    `  ${parameters}`,
+    `resolver ${name} (${ms.toFixed(1)} ms; ${kept})`,
+    ...(values.length === 0 ? [] : [`  ${parameters}`]),
     ...(rows.length === 0 ? ["no row"] : rows).map((row) => `  -> ${row}`),
   ];
 }

@@ -23,6 +23,7 @@ Commands:
   demo            start a PostgreSQL of its own and show isolation on it
   sql             run a statement as a tenant of the demo
   credential      make the SCRAM verifier of a password
+  token NAME      make a token of the HTTP API
   help COMMAND    how a command is used
   version         name and version
 
@@ -62,6 +63,7 @@ const usageOf: ReadonlyMap<string, () => Promise<string>> = new Map([
   ["demo", async () => (await import("./demo.ts")).demoUsage],
   ["sql", async () => (await import("./sql.ts")).sqlUsage],
   ["credential", async () => (await import("./credential.ts")).credentialUsage],
+  ["token", async () => (await import("./token.ts")).tokenUsage],
   ["help", () => Promise.resolve(helpUsage)],
   ["version", () => Promise.resolve(versionUsage)],
 ]);

@@ -19,13 +19,18 @@ Keys that the context is sealed with (context_seal, context_key_file).
 A key is changed without an interruption in this order:
 
   pgvpd key rotate --file context.key
-  pgvpd key install --file context.key | psql -d mydb
+  pgvpd key install --file context.key | psql -v ON_ERROR_STOP=1 -d mydb
   kill -HUP ...                                # every instance of pgvpd
   pgvpd key retire --file context.key
-  pgvpd key install --file context.key | psql -d mydb
+  pgvpd key install --file context.key | psql -v ON_ERROR_STOP=1 -d mydb
 
 With the signed carrier retire a key only when context_seal_ttl has passed since the
 reload: a session that it sealed is refused its rows from then on. The slot does not mind.
+
+A key that others may have is not gone with its retirement: a session keeps the context
+that it has, and an open transaction may still see the key. Then end them all:
+
+  SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app_user';
 
 The SQL holds the keys: let nobody read it, and write it to no log.
 
@@ -38,7 +43,7 @@ const actions: Readonly<Record<string, (file: string) => void>> = {
   create(file) {
     if (existsSync(file)) throw new ConfigError([`${file} exists already: pgvpd key rotate adds a key to it`]);
     createKeyFile(file);
-    say(`wrote ${file} with key 1: now pgvpd key install --file ${file} | psql -d your_database`);
+    say(`wrote ${file} with key 1: now pgvpd key install --file ${file} | psql -v ON_ERROR_STOP=1 -d your_database`);
   },
   rotate(file) {
     say(`added key ${addKey(file)}: install it before pgvpd is reloaded`);

@@ -4,7 +4,7 @@
  */
 import { isIPv4 } from "node:net";
 import type { Origin } from "./assignment.ts";
-import { clientAuthOf, hasUpstreamCredential } from "./login-method.ts";
+import { clientAuthOf, hasUpstreamCredential, NO_UPSTREAM_CREDENTIAL } from "./login-method.ts";
 import { usersOfNetworks } from "./networks.ts";
 import { settings, type Config, type SettingKey } from "./settings.ts";
 
@@ -18,10 +18,12 @@ export function findContradictions(config: Config, originOf: (key: SettingKey) =
     ...unusedSettings(config),
     ...sealContradictions(config),
     ...resolverContradictions(config),
+    ...doctorContradictions(config),
     ...clientTlsContradictions(config),
     ...upstreamTlsContradictions(config),
     ...loginContradictions(config),
     ...tenantContradictions(config),
+    ...adminContradictions(config),
   ];
   return found.map(([key, text]) => `${originOf(key)}: ${settings[key].name}: ${text}`);
 }
@@ -110,6 +112,16 @@ const ONLY_WITH: readonly {
     needed: "auth_user",
     isThere: ({ authUser }) => authUser !== undefined,
   },
+  {
+    keys: ["adminHost", "adminTlsCert", "adminTlsKey", "adminServerNames"],
+    needed: "admin_port",
+    isThere: ({ adminPort }) => adminPort !== undefined,
+  },
+  {
+    keys: ["adminTokensFile"],
+    needed: "admin_port or admin_socket",
+    isThere: ({ adminPort, adminSocket }) => adminPort !== undefined || adminSocket !== undefined,
+  },
 ];
 
 function* unusedSettings(config: Config): Generator<Contradiction> {
@@ -117,7 +129,8 @@ function* unusedSettings(config: Config): Generator<Contradiction> {
     if (isThere(config)) continue;
     for (const key of keys) {
       const { type, default: text } = settings[key];
-      if (config[key] !== type.parse(text)) yield [key, `is used together with ${needed} alone`];
+      if (JSON.stringify(config[key]) !== JSON.stringify(type.parse(text)))
+        yield [key, `is used together with ${needed} alone`];
     }
   }
 }
@@ -139,6 +152,16 @@ function* resolverContradictions(config: Config): Generator<Contradiction> {
   if (resolverConnection === "session" && poolMode !== "none") {
     yield ["resolverConnection", `session contradicts pool_mode = ${poolMode}`];
   }
+}
+
+function* doctorContradictions(config: Config): Generator<Contradiction> {
+  const { doctor, doctorDatabases } = config;
+  if (doctor === "off") {
+    if (doctorDatabases.length > 0) yield ["doctorDatabases", "is used together with doctor = warn or enforce alone"];
+    return;
+  }
+  if (doctorDatabases.length === 0) yield ["doctor", `${doctor} needs doctor_database`];
+  if (doctor === "enforce" && !hasUpstreamCredential(config)) yield ["doctor", `enforce: ${NO_UPSTREAM_CREDENTIAL}`];
 }
 
 function* clientTlsContradictions(config: Config): Generator<Contradiction> {
@@ -202,4 +225,14 @@ function* tenantContradictions(config: Config): Generator<Contradiction> {
   if (tenantVariable !== undefined && !contextVariables.includes(tenantVariable)) {
     yield ["tenantVariable", `expected one of context_variables: ${contextVariables.join(", ")}`];
   }
+}
+
+function* adminContradictions(config: Config): Generator<Contradiction> {
+  const { adminPort, adminTlsCert, adminTlsKey, port, tlsPort } = config;
+  if (adminPort !== undefined && adminPort !== 0) {
+    if (adminPort === port) yield ["adminPort", "is the same as port"];
+    if (adminPort === tlsPort) yield ["adminPort", "is the same as tls_port"];
+  }
+  if (adminTlsCert !== undefined && adminTlsKey === undefined) yield ["adminTlsCert", "needs admin_tls_key"];
+  if (adminTlsCert === undefined && adminTlsKey !== undefined) yield ["adminTlsKey", "needs admin_tls_cert"];
 }

@@ -22,8 +22,17 @@ export interface GivenSetting {
   readonly origin: Origin;
 }
 
+/** A setting as it is in force, given or not. */
+export interface EffectiveSetting {
+  readonly name: string;
+  /** As one would write it in the file; a secret, and what may hold one, is not shown. Undefined where it is not set. */
+  readonly value: string | undefined;
+  readonly origin: Origin;
+}
+
 export interface LoadedConfig {
   readonly config: Config;
+  readonly effective: readonly EffectiveSetting[];
   readonly given: readonly GivenSetting[];
   /** The file that was read; undefined where there was none. */
   readonly file: string | undefined;
@@ -57,6 +66,11 @@ const LIBRARY = "settings";
 
 /** A Config of given values alone: no file, no environment. An undefined value is one that is not given. @throws ConfigError. */
 export function configFromSettings(values: SettingValues): Config {
+  return loadSettings(values).config;
+}
+
+/** The same, with what is in force. */
+export function loadSettings(values: SettingValues): Pick<LoadedConfig, "config" | "effective"> {
   const problems: string[] = [];
   const assignments: Assignment[] = [];
   // Callers in JavaScript are not held to the type.
@@ -66,7 +80,7 @@ export function configFromSettings(values: SettingValues): Config {
       assignments.push({ name, value: String(value), origin: LIBRARY, onceIn: LIBRARY });
     } else problems.push(`${LIBRARY}: ${name}: expected a string, a number or a boolean`);
   }
-  return buildConfig(assignments, problems).config;
+  return buildConfig(assignments, problems);
 }
 
 /** The last assignment of a setting counts, but every one must be right: what is overridden today counts tomorrow. */
@@ -74,7 +88,7 @@ function buildConfig(
   assignments: readonly Assignment[],
   problems: string[],
   warnings: readonly string[] = [],
-): Pick<LoadedConfig, "config" | "given"> {
+): Pick<LoadedConfig, "config" | "given" | "effective"> {
   const chosen = new Map<SettingKey, Choice>();
   for (const assignment of assignments) {
     const entry = byName.get(assignment.name);
@@ -93,9 +107,6 @@ function buildConfig(
       chosen.set(key, { setting, assignment, value: setting.type.parse(assignment.value) });
     });
   }
-  for (const { setting, assignment, value } of chosen.values()) {
-    attempt(setting, assignment, problems, () => assertBuilt(setting, value));
-  }
 
   const values = settingList.map(([key, { type, default: text }]) => [
     key,
@@ -111,7 +122,14 @@ function buildConfig(
     value: showValue(setting, assignment),
     origin: assignment.origin,
   }));
-  return { config, given };
+  return { config, given, effective: settingList.map(([key, setting]) => effectiveSetting(setting, chosen.get(key))) };
+}
+
+function effectiveSetting(setting: Setting<unknown>, choice: Choice | undefined): EffectiveSetting {
+  const { name, isSecret } = setting;
+  const text = choice?.assignment.value ?? setting.default;
+  const value = text === "" ? undefined : isSecret ? "[redacted]" : text.includes("://") ? "[a URL]" : text;
+  return { name, value, origin: choice?.assignment.origin ?? "default" };
 }
 
 /** Passwords that stand in files of their own: each is either in the file or in the setting. */
@@ -158,16 +176,6 @@ function attempt(setting: Setting<unknown>, assignment: Assignment, problems: st
   } catch (error) {
     if (!(error instanceof SettingError)) throw error;
     problems.push(`${assignment.origin}: ${setting.name} ${showValue(setting, assignment)}: ${error.message}`);
-  }
-}
-
-/** A setting whose feature is not there may be written out with its default, and with nothing else. */
-function assertBuilt(setting: Setting<unknown>, value: unknown): void {
-  if (setting.notYet === undefined) return;
-  const isDefault = JSON.stringify(value) === JSON.stringify(setting.type.parse(setting.default));
-  if (!isDefault) {
-    const kept = setting.default === "" ? "leave it out" : `leave it at ${setting.default}`;
-    throw new SettingError(`this version of pgvpd does not have ${setting.notYet} yet: ${kept}`);
   }
 }
 

@@ -11,6 +11,10 @@ export function clientAuthOf({
   return clientAuth ?? (poolMode === "none" ? "relay" : "scram");
 }
 
+/** What has to be set where `hasUpstreamCredential` is false. */
+export const NO_UPSTREAM_CREDENTIAL =
+  "pgvpd has nothing of its own to log in with: set upstream_password, upstream_tls_cert or upstream_require_auth = none";
+
 /** True where pgvpd can log in upstream without anything of the client's. */
 export function hasUpstreamCredential(
   config: Pick<Config, "upstreamPassword" | "upstreamTlsCert" | "upstreamRequireAuth">,

@@ -124,6 +124,25 @@ export function checkListenHosts(hosts: readonly string[]): void {
   for (const host of hosts) checkHost(host);
 }
 
+/** One address: of a name nobody knows whether it stays on this machine. */
+export function checkAdminHost(value: string): void {
+  if (value !== "*" && isIP(value) === 0)
+    throw new SettingError("expected one address, as 127.0.0.1 or ::1; * is every");
+}
+
+/** Sockets' paths have 107 bytes at most, on some systems 103. */
+export function checkSocketPath(value: string): void {
+  if (Buffer.byteLength(value) > 100) throw new SettingError("expected a path of at most 100 bytes");
+}
+
+export function checkServerNames(names: readonly string[]): void {
+  for (const name of names) {
+    if (!/^[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?$/i.test(name)) {
+      throw new SettingError(`"${name}" is not a host name: write it without a port`);
+    }
+  }
+}
+
 /** A host, or the folder of a socket. */
 export function checkUpstreamHost(value: string): void {
   if (value.startsWith("/")) return;

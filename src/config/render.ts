@@ -7,8 +7,6 @@ import { settingList, type Setting } from "./settings.ts";
 type AnySetting = Setting<unknown>;
 
 const all: readonly AnySetting[] = settingList.map(([, setting]) => setting);
-const built = all.filter(({ notYet }) => notYet === undefined);
-const later = all.filter(({ notYet }) => notYet !== undefined);
 
 /** Where the explanation of a flag begins, in `--help`. */
 const HELP_COLUMN = 28;
@@ -16,7 +14,7 @@ const HELP_COLUMN = 28;
 /** The settings for a terminal of `width` columns: group by group the flags, what they mean, and their defaults. */
 export function renderSettingsHelp(width: number): string {
   const lines: string[] = [];
-  for (const [group, members] of groupsOf(built)) {
+  for (const [group, members] of groupsOf()) {
     lines.push("", `${group}:`);
     for (const setting of members) {
       const short = setting.shortFlag === undefined ? "    " : `-${setting.shortFlag}, `;
@@ -26,8 +24,6 @@ export function renderSettingsHelp(width: number): string {
       lines.push(...besides(flag, `${setting.doc}${kept}`, width));
     }
   }
-  const names = later.map(({ name }) => name).join(", ");
-  lines.push("", ...wrap(`Known, but not in this version yet: ${names}.`, width));
   return `${lines.join("\n").trimStart()}\n`;
 }
 
@@ -62,9 +58,8 @@ const README_END = "<!-- settings:end -->";
 export function renderIntoReadme(readme: string): string {
   const row = ({ name, default: value, doc }: AnySetting): string =>
     `| \`${name}\` | ${value && `\`${value}\``} | ${doc} |`;
-  const names = later.map(({ name }) => `\`${name}\``).join(", ");
-  const table = ["| Setting | Default | Meaning |", "|---|---|---|", ...built.map(row)];
-  const text = [...table, "", `Known, but not in this version yet: ${names}.`].join("\n");
+  const table = ["| Setting | Default | Meaning |", "|---|---|---|", ...all.map(row)];
+  const text = table.join("\n");
   const [begin, end] = [readme.indexOf(README_BEGIN) + README_BEGIN.length, readme.indexOf(README_END)];
   return `${readme.slice(0, begin)}\n${text}\n${readme.slice(end)}`;
 }
@@ -76,19 +71,13 @@ export function renderExampleFile(): string {
     "# Every setting stands here with its default: remove the # in front of the ones you change.",
     "# PGVPD_* variables and flags win over this file. A file with a password in it: chmod 600.",
     "# Try it: pgvpd check --config pgvpd.conf. All of it at length: docs/configuration.md.",
-    ...exampleGroups(built),
-    "",
-    "# ----------------------------------------------------------------------------",
-    "# Not in this version yet. These are known, and pgvpd does not start when one of",
-    "# them is set to anything but its default.",
-    "# ----------------------------------------------------------------------------",
-    ...exampleGroups(later),
+    ...exampleGroups(),
   ];
   return `${lines.join("\n")}\n`;
 }
 
-function exampleGroups(settings: readonly AnySetting[]): string[] {
-  return [...groupsOf(settings)].flatMap(([group, members]) => [
+function exampleGroups(): string[] {
+  return [...groupsOf()].flatMap(([group, members]) => [
     "",
     `# --- ${group} ---`,
     ...members.flatMap((setting) => ["", `# ${setting.doc}`, `#${setting.name} = ${setting.default}`.trimEnd()]),
@@ -97,7 +86,7 @@ function exampleGroups(settings: readonly AnySetting[]): string[] {
 
 /** docs/configuration.md. */
 export function renderDocumentation(): string {
-  return `${[PREFACE, ...documentedGroups(built), NOT_YET, ...documentedGroups(later), ALIASES, aliasTable()].join("\n\n")}\n`;
+  return `${[PREFACE, ...documentedGroups(), ALIASES, aliasTable()].join("\n\n")}\n`;
 }
 
 const PREFACE = `# Configuration
@@ -140,9 +129,10 @@ Passwords have no flag, because a command line is visible to every user of a mac
 in pgvpd.conf or in the environment. \`pool_password_file\` and \`upstream_password_file\` name files that hold the password
 and nothing else; a line ending behind it does not count. Giving the password and its file is an error.
 
-Files of secrets - passwords, private keys, \`credentials_file\` - have mode 600, or 640 where they are root's, as
-PostgreSQL demands it of its own keys; with any other mode pgvpd does not start. A pgvpd.conf that holds a password and
-that others can read is a warning. No message, log line or \`pgvpd check\` shows a secret.
+Files of secrets - passwords, private keys, \`context_key_file\`, \`credentials_file\`, \`admin_tokens_file\` - have mode 600, or 640 where they are
+root's, as PostgreSQL demands it of its own keys; with any other mode pgvpd does not start. A pgvpd.conf that holds a
+password and that others can read is a warning. No message, log line, answer of the HTTP API or \`pgvpd check\` shows a
+secret.
 
 ## Kubernetes
 
@@ -152,24 +142,20 @@ specification and they are gone.
 
 ## Changing settings
 
-Settings are read at start. SIGHUP reads \`credentials_file\` and the files of certificates, keys and CAs again, for
-connections from then on; where one of them cannot be used nothing changes, and the log says why. For other settings
-start anew: on SIGTERM the connections that are open may go on for \`drain_timeout\` seconds, while a new process already
+Settings are read at start. SIGHUP reads \`credentials_file\`, \`context_key_file\`, \`admin_tokens_file\`, the file of \`resolvers\` and the
+files of certificates, keys and CAs again, for connections from then on, and opens a new \`audit_log\` where the old one was moved;
+where one of them cannot be used nothing changes, and the log says why. For other settings start anew: on SIGTERM the
+connections that are open may go on for \`drain_timeout\` seconds, while a new process already
 takes the port.
 
 ## Settings`;
-
-const NOT_YET = `## Settings that are not in this version yet
-
-They are known, so that a file can be written ahead, and each may be set to its default. With anything else pgvpd does not
-start, and says which feature is missing.`;
 
 const ALIASES = `## Aliases
 
 Names that the file takes besides. Giving both is an error.`;
 
-function documentedGroups(settings: readonly AnySetting[]): string[] {
-  return [...groupsOf(settings)].map(([group, members]) =>
+function documentedGroups(): string[] {
+  return [...groupsOf()].map(([group, members]) =>
     [
       `### ${group}`,
       "",
@@ -201,8 +187,8 @@ function inTable(text: string): string {
   return text.replace(/[\\|*<]/g, (character) => `\\${character}`);
 }
 
-function groupsOf(settings: readonly AnySetting[]): Map<string, AnySetting[]> {
+function groupsOf(): Map<string, AnySetting[]> {
   const groups = new Map<string, AnySetting[]>();
-  for (const setting of settings) groups.set(setting.group, [...(groups.get(setting.group) ?? []), setting]);
+  for (const setting of all) groups.set(setting.group, [...(groups.get(setting.group) ?? []), setting]);
   return groups;
 }

@@ -219,10 +219,8 @@ function readEntry(table: Table, line: string, problems: string[]): Entry {
   const query = typeof table["query"] === "string" ? table["query"] : "";
   const params = textList(table, "params", complain);
   const required = choice(table, "required", [false, true], complain);
-  const roleColumn = table["inject_role"];
-  if (roleColumn !== undefined && typeof roleColumn !== "string") {
-    throw new ResolversError([...problems, `${where}: inject_role: expected a column's name`]);
-  }
+  const rows = choice(table, "rows", ["one", "array"], complain);
+  const roleColumn = readRoleColumn(table["inject_role"], rows, complain);
   checkQuery(query, params, complain);
   return {
     where,
@@ -236,7 +234,7 @@ function readEntry(table: Table, line: string, problems: string[]): Entry {
       required,
       cacheTtlMs: secondsOf(table, "cache_ttl", 0, MAX_TTL_SECONDS, 0, complain),
       timeoutMs: secondsOf(table, "timeout", 0.001, MAX_TIMEOUT_SECONDS, DEFAULT_TIMEOUT_SECONDS, complain),
-      rows: choice(table, "rows", ["one", "array"], complain),
+      rows,
       onChange: choice(table, "on_change", ["keep", "terminate"], complain),
     },
   };
@@ -294,6 +292,14 @@ function readInjections(value: unknown, mayBeNone: boolean, complain: Complain):
   return found;
 }
 
+function readRoleColumn(value: unknown, rows: "one" | "array", complain: Complain): string | undefined {
+  if (value === undefined) return undefined;
+  if (rows === "array") complain('inject_role: a session has one role: it needs rows = "one"');
+  if (typeof value === "string" && value !== "") return value;
+  complain("inject_role: expected a column's name");
+  return undefined;
+}
+
 function textList(table: Table, field: string, complain: Complain): string[] {
   const value = table[field] ?? [];
   if (Array.isArray(value) && value.every((one): one is string => typeof one === "string" && one !== "")) return value;
@@ -345,7 +351,12 @@ function checkNames(entries: readonly Entry[], problems: string[]): void {
 
 function checkInjections(entries: readonly Entry[], contextVariables: readonly string[], problems: string[]): void {
   const givers = new Map(contextVariables.map((name) => [name.toLowerCase(), "the user name"]));
+  let roleGiver: string | undefined;
   for (const { resolver, where } of entries) {
+    if (resolver.roleColumn !== undefined) {
+      if (roleGiver !== undefined) problems.push(`${where}: inject_role: the role comes from ${roleGiver} already`);
+      roleGiver ??= `resolver ${quoted(resolver.name)}`;
+    }
     for (const { variable } of resolver.inject) {
       const giver = givers.get(variable.toLowerCase());
       if (giver !== undefined) problems.push(`${where}: inject: ${quoted(variable)} comes from ${giver} already`);
@@ -395,12 +406,6 @@ function orderByDependency(
       done.add(entry.resolver.name);
     }
     plan.push(ready.map(({ resolver }) => resolver));
-  }
-  const roleGivers = plan.flat().filter(({ roleColumn }) => roleColumn !== undefined);
-  if (roleGivers.length > 1) {
-    problems.push(
-      `${roleGivers.map(({ name }) => quoted(name)).join(" and ")}: only one resolver can have inject_role`,
-    );
   }
   return plan;
 }

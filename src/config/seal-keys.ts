@@ -7,7 +7,18 @@
  *     2 <32 bytes in base64>
  */
 import { randomBytes } from "node:crypto";
-import { chownSync, readFileSync, realpathSync, renameSync, statSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  fchownSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { readSecretFile } from "./secret-file.ts";
 
 export const KEY_BYTES = 32;
@@ -76,14 +87,25 @@ function createLine(kid: number): string {
   return `${kid} ${randomBytes(KEY_BYTES).toString("base64")}\n`;
 }
 
-/** At once, for whoever reads it, and even when the disk is full; owner and mode stay. */
+/** At once, for whoever reads it, and even when the disk is full; owner and mode stay. No copy of a key is left behind. */
 function replaceFile(path: string, text: string): void {
   const target = realpathSync(path);
   const { mode, uid, gid } = statSync(target);
   const next = `${target}.new`;
-  writeFileSync(next, text, { mode: mode & 0o777, flag: "wx" });
-  chownSync(next, uid, gid);
-  renameSync(next, target);
+  const descriptor = openSync(next, "wx", mode & 0o777);
+  try {
+    try {
+      fchownSync(descriptor, uid, gid);
+      writeFileSync(descriptor, text);
+      fsyncSync(descriptor);
+    } finally {
+      closeSync(descriptor);
+    }
+    renameSync(next, target);
+  } catch (error) {
+    rmSync(next);
+    throw error;
+  }
 }
 
 /** A superuser keeps the statement with the keys out of the server's log, where a failed one would stand in any case. */
@@ -94,6 +116,7 @@ const UNLOGGED = `DO $$ BEGIN
     SET LOCAL log_min_duration_sample = -1;
     SET LOCAL log_transaction_sample_rate = 0;
     SET LOCAL log_min_error_statement = 'panic';
+    SET LOCAL auto_explain.log_min_duration = -1;
   END IF;
 END $$;`;
 

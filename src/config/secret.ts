@@ -6,7 +6,7 @@ import { inspect } from "node:util";
 const REDACTED = "[redacted]";
 
 export class Secret {
-  readonly #value: string;
+  #value: string;
 
   constructor(value: string) {
     this.#value = value;
@@ -15,6 +15,11 @@ export class Secret {
   /** The secret itself; never for a log, an error or a status page. */
   reveal(): string {
     return this.#value;
+  }
+
+  /** From now on it is `other`, for all who have it: a reload of the configuration. */
+  replace(other: Secret): void {
+    this.#value = other.#value;
   }
 
   toString(): string {

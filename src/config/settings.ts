@@ -1,14 +1,16 @@
 /**
  * The one table of settings. From it come the parsers of file, environment and flags, `--help`, pgvpd.conf.example and
- * docs/configuration.md; the type Config is inferred from it. A setting of a feature that is not built yet is known, and
- * refuses to start with anything but its default (`notYet`).
+ * docs/configuration.md; the type Config is inferred from it.
  */
 import {
+  checkAdminHost,
   checkAuthMethods,
   checkContextVariables,
   checkListenHosts,
   checkRole,
   checkRoles,
+  checkServerNames,
+  checkSocketPath,
   checkUpstreamHost,
   checkUpstreamParameters,
 } from "./names.ts";
@@ -21,6 +23,7 @@ export type SettingGroup =
   | "Upstream"
   | "Tenant and context"
   | "Roles and parameters"
+  | "Doctor"
   | "Login"
   | "TLS"
   | "Timeouts"
@@ -46,24 +49,19 @@ export interface Setting<T> {
   /** One letter, without the hyphen. */
   readonly shortFlag: string | undefined;
   readonly env: string;
-  /** The feature that this version lacks. */
-  readonly notYet: string | undefined;
   readonly isSecret: boolean;
   /** A reload takes its new value; any other setting needs a restart. */
   readonly isReloadable: boolean;
 }
 
 type Definition<T> = Pick<Setting<T>, "name" | "group" | "type" | "doc"> &
-  Partial<
-    Pick<Setting<T>, "default" | "aliases" | "flag" | "shortFlag" | "env" | "notYet" | "isSecret" | "isReloadable">
-  >;
+  Partial<Pick<Setting<T>, "default" | "aliases" | "flag" | "shortFlag" | "env" | "isSecret" | "isReloadable">>;
 
 function setting<T>(definition: Definition<T>): Setting<T> {
   return {
     default: "",
     aliases: [],
     env: `PGVPD_${definition.name.toUpperCase()}`,
-    notYet: undefined,
     isSecret: false,
     isReloadable: false,
     shortFlag: undefined,
@@ -196,6 +194,13 @@ export const settings = {
     doc: "Role that a tenant's session takes on; not set: the login role.",
   }),
 
+  stampApplicationName: setting({
+    name: "stamp_application_name",
+    group: "Tenant and context",
+    type: boolean,
+    default: "false",
+    doc: "Puts the tenant before the client's application_name, for pg_stat_activity and logs: acme: psql.",
+  }),
   contextSeal: setting({
     name: "context_seal",
     group: "Tenant and context",
@@ -251,6 +256,20 @@ export const settings = {
     group: "Roles and parameters",
     type: list("parameter names, separated by commas"),
     doc: "Startup parameters of a tenant's client that are dropped silently.",
+  }),
+
+  doctor: setting({
+    name: "doctor",
+    group: "Doctor",
+    type: oneOf("off", "warn", "enforce"),
+    default: "off",
+    doc: "Looks for ways from tenant to tenant at start. warn: they are logged. enforce: pgvpd does not start with an error.",
+  }),
+  doctorDatabases: setting({
+    name: "doctor_database",
+    group: "Doctor",
+    type: list("names of databases, separated by commas"),
+    doc: "Databases that doctor looks at, as the first of login_roles; pgvpd needs an upstream credential of its own.",
   }),
 
   clientAuth: setting({
@@ -310,7 +329,7 @@ export const settings = {
     group: "Login",
     type: secret,
     isSecret: true,
-    doc: "Password that pgvpd logs in upstream with, where it has ended a client's authentication itself.",
+    doc: "Password that pgvpd logs in upstream with, where it has ended a client's authentication itself, and for doctor.",
   }),
   upstreamPasswordFile: setting({
     name: "upstream_password_file",
@@ -474,6 +493,13 @@ export const settings = {
     type: boolean,
     default: "true",
     doc: "A line for each end, with duration and bytes.",
+  }),
+  auditLog: setting({
+    name: "audit_log",
+    group: "Logging",
+    type: text("off, stdout or the path of a file"),
+    default: "off",
+    doc: "A JSON line for each login, each end and each change by the HTTP API. off, stdout (among the log's), or a file.",
   }),
 
   poolMode: setting({
@@ -743,8 +769,44 @@ export const settings = {
     name: "admin_port",
     group: "Admin API",
     type: optional(port),
-    notYet: "the admin API",
-    doc: "Port of the HTTP API; not set: none.",
+    doc: "Port of the HTTP API: health, metrics, status; not set: none. 0 lets the system choose.",
+  }),
+  adminHost: setting({
+    name: "admin_host",
+    group: "Admin API",
+    type: text("an address", checkAdminHost),
+    default: "127.0.0.1",
+    doc: "Address of admin_port. Beyond loopback, without TLS, only /health and /ready answer, and /metrics with a token.",
+  }),
+  adminSocket: setting({
+    name: "admin_socket",
+    group: "Admin API",
+    type: optional(text("the path of a socket, at most 100 bytes", checkSocketPath)),
+    doc: "Path of a Unix-domain socket of the HTTP API, which pgvpd's own user alone can open.",
+  }),
+  adminTlsCert: setting({
+    name: "admin_tls_cert",
+    group: "Admin API",
+    type: optional(file),
+    doc: "Certificate of admin_port, with its chain, PEM: the port speaks HTTPS then.",
+  }),
+  adminTlsKey: setting({
+    name: "admin_tls_key",
+    group: "Admin API",
+    type: optional(file),
+    doc: "Private key of admin_tls_cert, PEM.",
+  }),
+  adminTokensFile: setting({
+    name: "admin_tokens_file",
+    group: "Admin API",
+    type: optional(file),
+    doc: "Who may ask the HTTP API what: a line name:scopes:hash each, made by pgvpd token.",
+  }),
+  adminServerNames: setting({
+    name: "admin_server_names",
+    group: "Admin API",
+    type: list("host names, separated by commas", checkServerNames),
+    doc: "Names that the HTTP API is addressed by, beside localhost and addresses.",
   }),
 } as const;
 

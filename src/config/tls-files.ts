@@ -4,8 +4,9 @@
  */
 import { constants, createPrivateKey, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { createSecureContext, type SecureContext } from "node:tls";
+import { createSecureContext, type SecureContext, type SecureContextOptions } from "node:tls";
 import { oneLine } from "./one-line.ts";
+import type { Config } from "./settings.ts";
 import { naming, readSecretFile } from "./secret-file.ts";
 
 interface FileSetting {
@@ -23,20 +24,44 @@ const SECURE_OPTIONS = constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTI
  * @throws Error with a text for the operator: the setting, the file, and what is wrong with it.
  */
 export function loadTlsFiles(files: Record<"cert" | "key" | "ca", FileSetting>): SecureContext {
-  const cert = load(files.cert, readCertificates);
-  const key = load(files.key, readPrivateKey);
-  const ca = load(files.ca, readCertificates);
+  return load(files).context;
+}
+
+/**
+ * Certificate and key of the HTTP API, for node:https, which makes the context itself; undefined where there is none.
+ *
+ * @throws Error as loadTlsFiles.
+ */
+export function loadAdminTls(config: Pick<Config, "adminTlsCert" | "adminTlsKey">): SecureContextOptions | undefined {
+  if (config.adminTlsCert === undefined) return undefined;
+  return load({
+    cert: { setting: "admin_tls_cert", path: config.adminTlsCert },
+    key: { setting: "admin_tls_key", path: config.adminTlsKey },
+    ca: { setting: "", path: undefined },
+  }).options;
+}
+
+interface Loaded {
+  readonly options: SecureContextOptions;
+  readonly context: SecureContext;
+}
+
+function load(files: Record<"cert" | "key" | "ca", FileSetting>): Loaded {
+  const cert = readFile(files.cert, readCertificates);
+  const key = readFile(files.key, readPrivateKey);
+  const ca = readFile(files.ca, readCertificates);
   if (cert && key && !new X509Certificate(cert).checkPrivateKey(createPrivateKey(key))) {
     throw new Error(`${describe(files.key)}: it is not the key of ${describe(files.cert)}`);
   }
   try {
-    return createSecureContext({
+    const options = {
       ...(cert && { cert }),
       ...(key && { key }),
       ...(ca && { ca }),
       minVersion: "TLSv1.2",
       secureOptions: SECURE_OPTIONS,
-    });
+    } as const;
+    return { options, context: createSecureContext(options) };
   } catch (cause) {
     const given = Object.values(files).filter(({ path }) => path !== undefined);
     throw new Error(`${given.map(describe).join(", ")}: ${(cause as Error).message}`, { cause });
@@ -44,7 +69,7 @@ export function loadTlsFiles(files: Record<"cert" | "key" | "ca", FileSetting>):
 }
 
 /** Undefined where the setting is not set. */
-function load({ setting, path }: FileSetting, read: (path: string) => Buffer): Buffer | undefined {
+function readFile({ setting, path }: FileSetting, read: (path: string) => Buffer): Buffer | undefined {
   if (path === undefined) return undefined;
   try {
     return read(path);

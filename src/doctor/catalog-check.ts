@@ -3,7 +3,8 @@
  * application, the rights that tenants have on them. What a query returns is reported as it stands, so that names in the
  * SQL that mends something are quoted by the server.
  */
-import type { Client } from "pg";
+import type { QueryResultRow } from "pg";
+import { refusalOf, type Catalog, type CatalogValue } from "./catalog.ts";
 import { combine, type Finding, type Look, type Severity } from "./finding.ts";
 import type { Scope } from "./scope.ts";
 
@@ -16,10 +17,21 @@ export interface CatalogCheck {
 
 export interface Topic {
   readonly name: string;
-  look(client: Client, scope: Scope): Promise<Look>;
+  look(catalog: Catalog, scope: Scope): Promise<Look>;
 }
 
 const MAX_FINDINGS = 500;
+
+const INSUFFICIENT_PRIVILEGE = "42501";
+
+/** The SQLSTATE of lock_timeout. */
+export const LOCKED = "55P03";
+
+/** What may be held: `regclass` prints a name and waits for nothing. */
+const HELD = `SELECT string_agg(DISTINCT l.relation::regclass::text, ', ') AS names FROM pg_locks l
+  WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.pid <> pg_backend_pid()
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND l.relation IN (SELECT polrelid FROM pg_policy)`;
 
 /**
  * $1 roles of tenants, $2 those that log in, $3 names of tenant columns, $4 the application role, $5 context variables.
@@ -100,17 +112,17 @@ type FoundRow = Pick<Finding, "object" | "why" | "fix"> & Partial<Pick<Finding, 
 export function catalogTopic(name: string, choose: (scope: Scope) => readonly CatalogCheck[]): Topic {
   return {
     name,
-    async look(client, scope) {
+    async look(catalog, scope) {
       const looks: Look[] = [];
-      for (const check of choose(scope)) looks.push(await lookFor(client, check, scope));
+      for (const check of choose(scope)) looks.push(await lookFor(catalog, check, scope));
       return combine(looks);
     },
   };
 }
 
-async function lookFor(client: Client, { code, severity, sql }: CatalogCheck, scope: Scope): Promise<Look> {
+async function lookFor(catalog: Catalog, { code, severity, sql }: CatalogCheck, scope: Scope): Promise<Look> {
   const limited = `SELECT * FROM (${shared(sql)}) AS found LIMIT ${MAX_FINDINGS + 1}`;
-  const look = await lookWith(client, code, limited, sharedValues(scope), (rows: readonly FoundRow[]) =>
+  const look = await lookWith(catalog, code, limited, sharedValues(scope), (rows: readonly FoundRow[]) =>
     rows.map((row) => ({ code, severity, ...row })),
   );
   if (look.findings.length <= MAX_FINDINGS) return look;
@@ -120,20 +132,58 @@ async function lookFor(client: Client, { code, severity, sql }: CatalogCheck, sc
   };
 }
 
-/** What `judge` makes of the answer. What a role may not see, or a catalog does not have, is not looked at; everything else is. */
-// oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- it says what the rows of this query are, as with client.query
-export async function lookWith<Row extends object>(
-  client: Client,
+/**
+ * What `judge` makes of the answer. What a role may not see, or a catalog does not have, is not looked at, nor what is
+ * locked when it is asked for the second time; everything else is.
+ *
+ * @throws the error of a session that is lost: what comes after it cannot be looked at either.
+ */
+// oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- it says what the rows of this query are, as with catalog.query
+export async function lookWith<Row extends QueryResultRow>(
+  catalog: Catalog,
   what: string,
   sql: string,
-  values: readonly unknown[],
+  values: readonly CatalogValue[],
   judge: (rows: readonly Row[]) => Finding[],
 ): Promise<Look> {
   let rows: readonly Row[];
   try {
-    ({ rows } = await client.query<Row>(sql, [...values]));
+    rows = await askTwice<Row>(catalog, sql, values);
   } catch (error) {
-    return { findings: [], notChecked: [{ what, reason: (error as Error).message }] };
+    const sqlstate = refusalOf(error);
+    if (sqlstate === undefined) throw error;
+    if (sqlstate === LOCKED)
+      return { findings: [], notChecked: [{ what, reason: await nameLocked(catalog), isLocked: true }] };
+    const reason = (error as Error).message;
+    const isDenied = sqlstate === INSUFFICIENT_PRIVILEGE;
+    return { findings: [], notChecked: [{ what, reason, ...(isDenied && { isDenied }) }] };
   }
   return { findings: judge(rows), notChecked: [] };
+}
+
+/** A second time where it was locked: most locks are short. */
+// oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- as above
+async function askTwice<Row extends QueryResultRow>(
+  catalog: Catalog,
+  sql: string,
+  values: readonly CatalogValue[],
+): Promise<readonly Row[]> {
+  try {
+    return (await catalog.query<Row>(sql, [...values])).rows;
+  } catch (error) {
+    if (refusalOf(error) !== LOCKED) throw error;
+    return (await catalog.query<Row>(sql, [...values])).rows;
+  }
+}
+
+/** Why it could not be looked at, with names where the role may see locks. */
+async function nameLocked(catalog: Catalog): Promise<string> {
+  const advice = "try again when that session has ended its transaction";
+  try {
+    const { rows } = await catalog.query<{ names: string | null }>(HELD);
+    return `another session holds a lock on ${rows[0]?.names ?? "a table"}: ${advice}`;
+  } catch (error) {
+    if (refusalOf(error) === undefined) throw error;
+    return `another session holds a lock on a table: ${advice}`;
+  }
 }

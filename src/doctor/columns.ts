@@ -1,7 +1,9 @@
 /**
  * The columns that hold a tenant: that none is empty, and that a query finds a tenant's rows without reading those of all.
  */
-import { catalogTopic, type CatalogCheck } from "./catalog-check.ts";
+import { catalogTopic, type CatalogCheck, type Topic } from "./catalog-check.ts";
+import { combine } from "./finding.ts";
+import { MAX_COLUMNS } from "./scope.ts";
 
 /** A partition has the columns and indexes of its table. */
 const OF_PROTECTED = `FROM relations r JOIN tenant_columns c ON c.relid = r.oid
@@ -26,4 +28,14 @@ const CHECKS: readonly CatalogCheck[] = [
   },
 ];
 
-export const columns = catalogTopic("columns", () => CHECKS);
+const catalogColumns = catalogTopic("columns", () => CHECKS);
+
+export const columns: Topic = {
+  name: "columns",
+  async look(catalog, scope) {
+    const look = await catalogColumns.look(catalog, scope);
+    if (!scope.hasMoreColumns) return look;
+    const reason = `policies name more than ${MAX_COLUMNS} tenant columns: name the others with --tenant-column`;
+    return combine([look, { findings: [], notChecked: [{ what: "tenant columns", reason }] }]);
+  },
+};

@@ -22,6 +22,10 @@ export interface Finding {
 export interface NotChecked {
   readonly what: string;
   readonly reason: string;
+  /** The role that looks may not see it: an administrator may. */
+  readonly isDenied?: true;
+  /** Another session held a lock on what was to be looked at: later it can be. */
+  readonly isLocked?: true;
 }
 
 export interface Look {

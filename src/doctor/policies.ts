@@ -2,8 +2,18 @@
  * Policies: what their expressions say, and whom they are for. The expressions are read as PostgreSQL prints them, with
  * every name qualified; it judges their form, not their meaning.
  */
-import { lookWith, shared, sharedValues, type Topic } from "./catalog-check.ts";
-import { findContextReads, isCode, readsVariable, rewriteReads, testsNotNull, testsNull } from "./policy-expression.ts";
+import { shared, sharedValues, type Topic } from "./catalog-check.ts";
+import { lookUpTo } from "./look-up-to.ts";
+import type { Scope } from "./scope.ts";
+import {
+  findContextReads,
+  isBound,
+  isCode,
+  readsVariable,
+  rewriteReads,
+  testsNotNull,
+  testsNull,
+} from "./policy-expression.ts";
 import { combine, type Finding, type Severity } from "./finding.ts";
 
 export interface PolicyRow {
@@ -25,7 +35,17 @@ export interface PolicyRow {
   readonly callsReader: boolean;
 }
 
-const QUESTION =
+const MAX_POLICIES = 5_000;
+const MAX_FUNCTIONS = 500;
+
+/** Text of SQL: what function `f` runs. One with a body of the SQL standard has no source, but PostgreSQL prints it. */
+const bodyOf = ({ version }: Scope): string =>
+  version >= 140_000 ? "coalesce(pg_get_function_sqlbody(f.oid), f.prosrc)" : "f.prosrc";
+
+/** A regular expression of PostgreSQL: the names that read the context. */
+const READERS = String.raw`\m(current_setting|pgvpd_context\w*|context_value|current_tenant_id)\M`;
+
+const policyQuestion = (scope: Scope): string =>
   shared(`SELECT format('%s: %I', r.name, p.polname) AS object, r.name AS "table", format('%I ON %s', p.polname, r.name) AS target,
     p.polpermissive AS "isPermissive", 0::oid = ANY (p.polroles) AS "isPublic",
     EXISTS (SELECT FROM reach WHERE oid = ANY (p.polroles)) AS "namesTenants", p.polcmd::text AS command,
@@ -34,29 +54,50 @@ const QUESTION =
               AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.polrelid AND d.refobjsubid > 0) AS "hasColumn",
     EXISTS (SELECT FROM pg_depend d JOIN pg_proc f ON f.oid = d.refobjid
             WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_proc'::regclass
-              AND f.proname !~ '^(current_tenant_id$|pgvpd_context)'
-              AND f.prosrc ~ '\\m(current_setting|pgvpd_context\\w*|context_value|current_tenant_id)\\M') AS "callsReader"
+              AND NOT (f.pronamespace IN (to_regnamespace('public'), to_regnamespace('pgvpd')) AND f.proname ~ '^(current_tenant_id$|context_value$|pgvpd_context)')
+              AND ${bodyOf(scope)} ~ '${READERS}') AS "callsReader"
   FROM pg_policy p JOIN relations r ON r.oid = p.polrelid
-  ORDER BY 1 LIMIT 5000`);
+  ORDER BY 1`);
 
-/** Functions that policies call: $6 says whether the context is sealed. */
-const FUNCTION_QUESTION =
-  shared(`SELECT DISTINCT f.oid::regprocedure::text AS object, f.provolatile = 'i' AS "isImmutable",
-    $6::boolean AND f.prosrc ~ '\\mcurrent_setting\\M' AND NOT (n.nspname = 'pgvpd') AS "readsPastSeal",
-    format('ALTER FUNCTION %s STABLE;', f.oid::regprocedure) AS stable,
-    CASE WHEN f.prosrc ~ '\\mcurrent_setting\\M' AND l.lanname IN ('sql', 'plpgsql') THEN
-      rtrim(regexp_replace(pg_get_functiondef(f.oid), '(pg_catalog[.])?\\mcurrent_setting\\s*[(]\\s*(''[^'']+'')\\s*(,\\s*\\w+\\s*)?[)]', 'pgvpd.context_value(\\2)', 'gi'), E'\\n') || ';'
-    END AS sealed
-  FROM pg_policy p JOIN relations r ON r.oid = p.polrelid
-    JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_proc'::regclass
-    JOIN pg_proc f ON f.oid = d.refobjid JOIN pg_namespace n ON n.oid = f.pronamespace JOIN pg_language l ON l.oid = f.prolang
-  WHERE n.nspname <> 'pg_catalog' AND f.prokind = 'f'
-    AND (f.provolatile = 'i' AND f.prosrc ~ '\\m(current_setting|pgvpd_context\\w*|context_value|current_tenant_id)\\M' OR f.prosrc ~ '\\mcurrent_setting\\M')
-  ORDER BY 1 LIMIT 500`);
+/**
+ * Functions that policies call, and what these call in turn: by what PostgreSQL knows of a body of the SQL standard, and by
+ * name where the body is text. $6 says whether the context is sealed.
+ */
+const functionQuestion = (scope: Scope): string =>
+  shared(`, callable AS MATERIALIZED (
+    SELECT p.oid, p.prosrc, p.proname, '\\m' || regexp_replace(p.proname, '(\\W)', '\\\\\\1', 'g') || '"?\\s*[(]' AS call
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE p.prokind = 'f' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgvpd')),
+  called (oid, caller) AS (
+    SELECT d.refobjid, 0::oid FROM pg_policy p JOIN relations r ON r.oid = p.polrelid
+      JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_proc'::regclass
+    UNION
+    SELECT c.oid, b.oid FROM called o JOIN callable b ON b.oid = o.oid
+      JOIN callable c ON c.oid <> b.oid AND (
+        strpos(b.prosrc, c.proname) > 0 AND b.prosrc ~ c.call
+        OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = b.oid AND d.refclassid = 'pg_proc'::regclass AND d.refobjid = c.oid))),
+  bodies AS (
+    SELECT f.oid, f.provolatile, l.lanname, ${bodyOf(scope)} AS body,
+      ARRAY(SELECT DISTINCT o.caller::regprocedure::text FROM called o WHERE o.oid = f.oid AND o.caller <> 0) AS callers
+    FROM pg_proc f JOIN pg_language l ON l.oid = f.prolang
+    WHERE f.oid IN (SELECT oid FROM called) AND f.oid IN (SELECT oid FROM callable)),
+  judged AS (
+    SELECT b.*, CASE WHEN b.body ~ '\\mcurrent_setting\\M' AND b.lanname IN ('sql', 'plpgsql') THEN
+      rtrim(regexp_replace(pg_get_functiondef(b.oid), '(pg_catalog[.])?\\mcurrent_setting\\s*[(]\\s*(''[^'']+'')(::text)?\\s*(,\\s*\\w+\\s*)?[)]', 'pgvpd.context_value(\\2)', 'gi'), E'\\n') || ';' END AS sealed
+    FROM bodies b)
+  SELECT b.oid::regprocedure::text AS object, b.provolatile = 'i' AS "isImmutable", b.body ~ '${READERS}' AS "isReader", b.callers,
+    $6::boolean AND b.body ~ '\\mcurrent_setting\\M' AS "readsPastSeal",
+    format('ALTER FUNCTION %s STABLE;', b.oid::regprocedure) AS stable,
+    CASE WHEN b.sealed !~ '\\mcurrent_setting\\s*[(]' THEN b.sealed END AS sealed
+  FROM judged b ORDER BY 1`);
 
 interface FunctionRow {
   readonly object: string;
   readonly isImmutable: boolean;
+  /** Whether it reads the context itself. */
+  readonly isReader: boolean;
+  /** The functions that call it. */
+  readonly callers: readonly string[];
   readonly readsPastSeal: boolean;
   readonly stable: string;
   readonly sealed: string | null;
@@ -64,19 +105,20 @@ interface FunctionRow {
 
 export const policies: Topic = {
   name: "policies",
-  async look(client, scope) {
+  async look(catalog, scope) {
     const isSealed = scope.carrier === "slot" || scope.carrier === "signed";
     const values = sharedValues(scope);
     return combine([
-      await lookWith(client, "policies", QUESTION, values, (rows: readonly PolicyRow[]) =>
+      await lookUpTo(MAX_POLICIES, catalog, "policies", policyQuestion(scope), values, (rows: readonly PolicyRow[]) =>
         judgePolicies(rows, isSealed),
       ),
-      await lookWith(
-        client,
+      await lookUpTo(
+        MAX_FUNCTIONS,
+        catalog,
         "functions of policies",
-        FUNCTION_QUESTION,
+        functionQuestion(scope),
         [...values, isSealed],
-        (rows: readonly FunctionRow[]) => rows.flatMap(judgeFunction),
+        judgeFunctions,
       ),
     ]);
   },
@@ -121,16 +163,23 @@ function judgeWidth(row: PolicyRow): Finding[] {
     return [finding("policy_widens", "error", why, fix)];
   }
   if (isOpen(using) || isOpen(check)) {
-    if (callsReader) return [];
-    const why =
-      "it finds the tenant, if at all, by a subquery or a function, which is not read here: look at it yourself";
-    const fix = "-- compare a column with (SELECT current_tenant_id()), where that says the same";
-    return [finding("policy_unclear", "warning", why, fix)];
+    if (!callsReader) {
+      const why =
+        "it finds the tenant, if at all, by a subquery or a function, which is not read here: look at it yourself";
+      return [finding("policy_unclear", "warning", why, COMPARE)];
+    }
+  } else if (!hasColumn) {
+    const why = "it compares the tenant with no column of the table: whoever has a tenant has all rows";
+    return [finding("policy_widens", "error", why, drop)];
   }
-  if (hasColumn) return [];
-  const why = "it compares the tenant with no column of the table: whoever has a tenant has all rows";
-  return [finding("policy_widens", "error", why, drop)];
+  const reads = (part: string): boolean => isHeld(part) || (callsReader && isCode(part));
+  if ([using, check].every((clause) => clause === null || isBound(clause, reads))) return [];
+  const why =
+    "beside the tenant's rows it may let others through: not every way through it says that something equals the tenant";
+  return [finding("policy_unclear", "warning", why, COMPARE)];
 }
+
+const COMPARE = "-- compare a column with (SELECT current_tenant_id()), where that says the same";
 
 function isHeld(expression: string): boolean {
   return findContextReads(expression).length > 0;
@@ -144,8 +193,8 @@ function narrows(other: PolicyRow, { table, command }: PolicyRow): boolean {
     other.table === table &&
     other.isPublic &&
     isForAll &&
-    isHeld(other.using ?? other.check ?? "") &&
-    isHeld(other.check ?? other.using ?? "")
+    isBound(other.using ?? other.check ?? "", isHeld) &&
+    isBound(other.check ?? other.using ?? "", isHeld)
   );
 }
 
@@ -218,9 +267,21 @@ function finder({ object }: PolicyRow) {
   });
 }
 
-function judgeFunction({ object, isImmutable, readsPastSeal, stable, sealed }: FunctionRow): Finding[] {
+function judgeFunctions(rows: readonly FunctionRow[]): Finding[] {
+  const readers = new Set(rows.filter(({ isReader }) => isReader).map(({ object }) => object));
+  // A set grows while it is walked: whoever calls a reader is one.
+  for (const reader of readers) {
+    for (const { object, callers } of rows) if (object === reader) callers.forEach((caller) => readers.add(caller));
+  }
+  return rows.flatMap((row) => judgeFunction(row, readers.has(row.object)));
+}
+
+function judgeFunction(
+  { object, isImmutable, readsPastSeal, stable, sealed }: FunctionRow,
+  isReader: boolean,
+): Finding[] {
   const found: Finding[] = [];
-  if (isImmutable) {
+  if (isImmutable && isReader) {
     const why =
       "a policy calls it, it reads the context and is IMMUTABLE: a cached plan shows the previous tenant's rows";
     found.push({ code: "policy_function_immutable", severity: "error", object, why, fix: stable });

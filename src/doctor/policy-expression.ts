@@ -10,7 +10,7 @@ export interface ContextRead {
   readonly start: number;
   readonly end: number;
   readonly name: string;
-  /** The first argument as it stands, a literal with its cast; "" where there is none. */
+  /** The first argument as it stands; "" where there is none. */
   readonly argument: string;
   /** Whether its arguments are literals: only then is it the same for each row. */
   readonly isConstant: boolean;
@@ -18,10 +18,11 @@ export interface ContextRead {
   readonly isWrapped: boolean;
 }
 
+/** pgvpd's own by their schemas: a function of the same name in another one is anybody's. */
 const NAME =
-  /(?:(?:public|pgvpd|pg_catalog)\.)?\b(current_tenant_id|pgvpd_context\w*|context_value|current_setting)\(/g;
+  /(?<![\w.$])(?:(?:public\.)?(current_tenant_id|pgvpd_context\w*)|(?:pgvpd\.)?(context_value)|(?:pg_catalog\.)?(current_setting))\(/g;
 const LITERAL = String.raw`'(?:[^']|'')*'(?:::[a-z ]+)?`;
-const CONSTANT = new RegExp(String.raw`^(?:(${LITERAL})(?:, (?:true|false|${LITERAL}))*)?$`);
+const CONSTANT = new RegExp(String.raw`^(?:${LITERAL}(?:, (?:true|false|${LITERAL}))*)?$`);
 
 export function findContextReads(expression: string): ContextRead[] {
   const blanked = blankLiterals(expression);
@@ -30,14 +31,13 @@ export function findContextReads(expression: string): ContextRead[] {
     const open = start + match[0].length;
     const close = endOfArguments(blanked, open);
     const argumentsText = expression.slice(open, close);
-    const constant = CONSTANT.exec(argumentsText);
     return {
       text: expression.slice(start, close + 1),
       start,
       end: close + 1,
-      name: match[1] ?? "",
-      argument: constant?.[1] ?? "",
-      isConstant: constant !== null,
+      name: match[1] ?? match[2] ?? match[3] ?? "",
+      argument: argumentsText.slice(0, topLevel(blanked.slice(open, close)).search(/,|$/)),
+      isConstant: CONSTANT.test(argumentsText),
       isWrapped: isInSelect(blanked, start),
     };
   });
@@ -60,9 +60,82 @@ export function isCode(expression: string): boolean {
   return /\bSELECT\b|[\w"]\.[\w"]+\(/.test(expression.replaceAll(/'(?:[^']|'')*'/g, ""));
 }
 
-/** A variable of the session, by name: SET can change it. */
-export function readsVariable({ name, argument }: ContextRead): boolean {
-  return name === "current_setting" && argument !== "";
+/** A variable of the session: SET can change it, whatever its name is made from. */
+export function readsVariable({ name }: ContextRead): boolean {
+  return name === "current_setting";
+}
+
+/**
+ * Whether a row passes only where something is equal to the context or is in it: one side of each AND, every side of each OR.
+ * By the form alone, so that it errs on the side of no: what it cannot tell, it does not believe.
+ *
+ * @param reads whether a part of the expression reads the context.
+ */
+export function isBound(expression: string, reads: (part: string) => boolean): boolean {
+  const text = withoutParentheses(expression.trim());
+  if (text === "false") return true;
+  const sides = split(text, " OR ");
+  if (sides.length > 1) return sides.every((side) => isBound(side, reads));
+  const conditions = split(text, " AND ");
+  if (conditions.length > 1) return conditions.some((condition) => isBound(condition, reads));
+  return reads(text) && isComparison(text, reads);
+}
+
+const EQUALITY = / (?:=|OPERATOR\([\w"]+\.=\)) (?:ANY )?/;
+const MEMBERSHIP =
+  /^(?:SELECT )?(?:public\.)?pgvpd_context_(?:text_)?contains\(_*\)(?: AS \w+)?$|^EXISTS \(_*\)$|^(?!SELECT ).+ (?:IN \(|@> |<@ |&& )/;
+
+function isComparison(text: string, reads: (part: string) => boolean): boolean {
+  const top = topLevel(blankLiterals(text));
+  if (/^(?:NOT|CASE) /.test(top)) return false;
+  const equality = EQUALITY.exec(top.replaceAll(/OPERATOR\(_*\)/g, (_, at: number) => text.slice(at, at + _.length)));
+  if (equality === null) return MEMBERSHIP.test(top);
+  if (top.startsWith("SELECT ")) return false;
+  const left = text.slice(0, equality.index);
+  const right = text.slice(equality.index + equality[0].length);
+  const [other, read] = reads(right) ? [left, right] : [right, left];
+  return !reads(other) && hasName(other) && !fallsBackTo(other, read);
+}
+
+/** `column = COALESCE(context, column)` is true without a context. */
+function fallsBackTo(other: string, read: string): boolean {
+  if (!/\b(?:COALESCE|CASE)\b/.test(blankLiterals(read))) return false;
+  return namesIn(other).some((name) => namesIn(read).includes(name));
+}
+
+const hasName = (text: string): boolean => namesIn(text).length > 0;
+
+function namesIn(text: string): string[] {
+  const bare = text.replaceAll(new RegExp(LITERAL, "g"), "").replaceAll(/::[\w. ]+|\bAS \w+/g, "");
+  return bare.match(/"(?:[^"]|"")*"|\b(?!(?:true|false)\b)[a-z_][\w$]*/g) ?? [];
+}
+
+function withoutParentheses(text: string): string {
+  const blanked = blankLiterals(text);
+  if (!blanked.startsWith("(") || endOfArguments(blanked, 1) !== text.length - 1) return text;
+  return withoutParentheses(text.slice(1, -1).trim());
+}
+
+function split(text: string, separator: string): string[] {
+  const top = topLevel(blankLiterals(text));
+  let position = 0;
+  return top.split(separator).map((part) => {
+    const start = position;
+    position += part.length + separator.length;
+    return text.slice(start, start + part.length);
+  });
+}
+
+/** As long as before: what stands in parentheses is left out. */
+function topLevel(blanked: string): string {
+  let depth = 0;
+  let top = "";
+  for (const character of blanked) {
+    if (character === ")") depth--;
+    top += depth > 0 ? "_" : character;
+    if (character === "(") depth++;
+  }
+  return top;
 }
 
 /** A read, in a SELECT of its own or bare, with the test behind it. */

@@ -150,13 +150,23 @@ const CHECKS: readonly CatalogCheck[] = [
   {
     code: "database_open",
     severity: "warning",
-    // A database where pgvpd_maintenance was granted a function has had sql/hardening.sql.
-    sql: `SELECT format('database %I', d.datname) AS object, 'tenants can connect to it, and it shows the sessions of this one: close its doors too' AS why,
-             format('REVOKE CONNECT ON DATABASE %I FROM %s;', d.datname, g.names) AS fix
-      FROM pg_database d CROSS JOIN LATERAL (SELECT ${granteesOf("coalesce(d.datacl, acldefault('d', d.datdba))", ["CONNECT"])} AS names) AS g
-      WHERE d.datallowconn AND d.datname <> current_database() AND g.names IS NOT NULL
-        AND NOT EXISTS (SELECT FROM pg_shdepend s WHERE s.dbid = d.oid AND s.classid = 'pg_proc'::regclass
-                          AND s.refclassid = 'pg_authid'::regclass AND s.refobjid = to_regrole('pgvpd_maintenance'))
+    // Other databases are seen by what is shared: one where pgvpd_maintenance was granted a function has had
+    // sql/hardening.sql, and one where the owner of this one's keys has something, sql/seal.sql.
+    sql: `, doors AS (
+        SELECT d.oid, d.datname, g.names,
+          NOT EXISTS (SELECT FROM pg_shdepend s WHERE s.dbid = d.oid AND s.classid = 'pg_proc'::regclass
+                        AND s.refclassid = 'pg_authid'::regclass AND s.refobjid = to_regrole('pgvpd_maintenance')) AS is_open,
+          EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                  WHERE n.nspname = 'pgvpd' AND c.relname = 'context_keys'
+                    AND NOT EXISTS (SELECT FROM pg_shdepend s WHERE s.dbid = d.oid AND s.refclassid = 'pg_authid'::regclass
+                                      AND s.refobjid = c.relowner AND s.deptype = 'o')) AS is_unsealed
+        FROM pg_database d CROSS JOIN LATERAL (SELECT ${granteesOf("coalesce(d.datacl, acldefault('d', d.datdba))", ["CONNECT"])} AS names) AS g
+        WHERE d.datallowconn AND d.datname <> current_database() AND g.names IS NOT NULL)
+      SELECT format('database %I', d.datname) AS object,
+             concat('tenants can connect to it', CASE WHEN d.is_unsealed THEN ', its context is not sealed as that of this one is' END,
+               CASE WHEN d.is_open THEN ', and it shows the sessions of this one: close its doors too' END) AS why,
+             format('REVOKE CONNECT ON DATABASE %I FROM %s;', d.datname, d.names) AS fix
+      FROM doors d WHERE d.is_open OR d.is_unsealed
       ORDER BY 1`,
   },
 ];

@@ -1,8 +1,7 @@
-/** Every topic of doctor, in the order in which they are looked at: what makes others worthless comes first. */
+/** Every topic of doctor that is read from catalogs, in the order in which they are looked at: what makes others worthless comes first. */
 import type { Topic } from "./catalog-check.ts";
 import { columns } from "./columns.ts";
 import { policies } from "./policies.ts";
-import { probes } from "./probes.ts";
 import { publicRights } from "./public-rights.ts";
 import { roles } from "./roles.ts";
 import { seal } from "./seal.ts";
@@ -11,7 +10,7 @@ import { settings } from "./settings.ts";
 import { tables } from "./tables.ts";
 import { viewsAndFunctions } from "./views-and-functions.ts";
 
-const CATALOG_TOPICS: readonly Topic[] = [
+export const CATALOG_TOPICS: readonly Topic[] = [
   serverVersion,
   roles,
   tables,
@@ -22,10 +21,3 @@ const CATALOG_TOPICS: readonly Topic[] = [
   settings,
   seal,
 ];
-
-/** `tables`: on the tables of the application too. */
-export type Probing = "off" | "scratch" | "tables";
-
-export function topicsFor(probing: Probing): readonly Topic[] {
-  return probing === "off" ? CATALOG_TOPICS : [...CATALOG_TOPICS, probes(probing === "tables")];
-}

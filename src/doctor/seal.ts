@@ -1,7 +1,10 @@
 /**
  * The seal: whether it is there, whether it has a key, and whether anybody but pgvpd can make a context.
  */
-import { catalogTopic, granteesOf, type CatalogCheck } from "./catalog-check.ts";
+import { readFile } from "node:fs/promises";
+import path from "node:path";
+import { catalogTopic, granteesOf, lookWith, type CatalogCheck, type Topic } from "./catalog-check.ts";
+import { combine, type Finding } from "./finding.ts";
 import type { Scope } from "./scope.ts";
 
 const INSTALL =
@@ -104,8 +107,82 @@ const SLOT_CHECK: CatalogCheck = {
     ORDER BY 1`,
 };
 
-export const seal = catalogTopic("seal", (scope) => [
+const catalogSeal = catalogTopic("seal", (scope) => [
   ...(scope.carrier === "absent" || scope.carrier === "none" ? [missing(scope)] : CHECKS),
   OWNER_CHECK,
   ...(scope.version >= 150_000 ? [SLOT_CHECK] : []),
 ]);
+
+const FILE = path.join(import.meta.dirname, "../../sql/seal.sql");
+
+export const seal: Topic = {
+  name: "seal",
+  async look(catalog, scope) {
+    const look = await catalogSeal.look(catalog, scope);
+    if (scope.carrier !== "slot" && scope.carrier !== "signed") return look;
+    const file = await readFile(FILE, "utf8").catch(() => undefined);
+    if (file === undefined) {
+      const reason = `${FILE} cannot be read, which says what the seal's functions are`;
+      return combine([look, { findings: [], notChecked: [{ what: "seal_function_replaced", reason }] }]);
+    }
+    const expected = sealFunctions(file, scope.carrier);
+    const judge = (rows: readonly SealFunction[]): Finding[] => judgeSealFunctions(rows, expected);
+    return combine([
+      look,
+      await lookWith(catalog, "seal_function_replaced", FUNCTION_QUESTION, [[...expected.keys()]], judge),
+    ]);
+  },
+};
+
+const FUNCTION_QUESTION = `SELECT p.proname::text AS name, p.oid::regprocedure::text AS object, p.prosecdef AS "isDefiner", p.prosrc AS body,
+    coalesce(array_to_string(p.proconfig, ' '), '') AS settings
+  FROM pg_proc p WHERE p.pronamespace = to_regnamespace('pgvpd') AND p.proname = ANY ($1) ORDER BY 2 LIMIT 100`;
+
+interface SealFunction {
+  readonly name: string;
+  readonly object: string;
+  readonly isDefiner: boolean;
+  readonly body: string;
+  readonly settings: string;
+}
+
+/** What sql/seal.sql makes for a carrier, by name. */
+export function sealFunctions(file: string, carrier: "slot" | "signed"): Map<string, Omit<SealFunction, "object">> {
+  const [common = "", carriers = ""] = file.split("DO $carrier$");
+  const [slot = "", signed = ""] = carriers.split(/^ {2}(?:ELSE|END IF;)\r?$/m);
+  const created = /CREATE OR REPLACE FUNCTION pgvpd\.(\w+)\([^;]*?\n *AS \$\$(.*?)\$\$/gs;
+  const text = `${common}${carrier === "slot" ? slot : signed}`;
+  return new Map(
+    [...text.matchAll(created)].map(([all, name = "", body = ""]) => {
+      const isDefiner = all.slice(0, all.length - body.length).includes("SECURITY DEFINER");
+      return [name, { name, isDefiner, body, settings: "search_path=pg_catalog, pg_temp" }];
+    }),
+  );
+}
+
+function judgeSealFunctions(
+  rows: readonly SealFunction[],
+  expected: ReadonlyMap<string, Omit<SealFunction, "object">>,
+): Finding[] {
+  const fix = "-- psql -d DATABASE -f sql/seal.sql";
+  const finding = (object: string, why: string): Finding => ({
+    code: "seal_function_replaced",
+    severity: "error",
+    object,
+    why,
+    fix,
+  });
+  const isSame = (row: SealFunction): boolean => {
+    const own = expected.get(row.name);
+    const words = (text = ""): string => text.trim().replaceAll(/\s+/g, " ");
+    return row.isDefiner === own?.isDefiner && row.settings === own.settings && words(row.body) === words(own.body);
+  };
+  const replaced = rows.filter((row) => !isSame(row));
+  const absent = [...expected.keys()].filter((name) => !rows.some((row) => row.name === name));
+  const why =
+    "it is not what this version's sql/seal.sql makes, so what it accepts or returns may be unsealed: run that again";
+  return [
+    ...replaced.map(({ object }) => finding(object, why)),
+    ...absent.map((name) => finding(`pgvpd.${name}`, "it is missing, and the seal needs it: run sql/seal.sql again")),
+  ];
+}

@@ -2,7 +2,8 @@
  * Faults of PostgreSQL itself that a tenant who sends SQL can use: those of row-level security, and those by which any
  * role runs code as the server. The list is of known ones that minor releases closed; it ages, and so does every server.
  */
-import { lookWith, shared, sharedValues, type Topic } from "./catalog-check.ts";
+import { shared, sharedValues, type Topic } from "./catalog-check.ts";
+import { lookUpTo } from "./look-up-to.ts";
 import { combine, type Finding } from "./finding.ts";
 
 const OLDEST_MAJOR = 14;
@@ -121,7 +122,9 @@ const UPSERT_QUESTION =
     AND EXISTS (SELECT FROM tenant_columns c WHERE c.relid = r.oid)
     AND NOT EXISTS (SELECT FROM tenant_columns c WHERE c.relid = r.oid AND c.attnum = ANY ((x.indkey::int2[])[0:x.indnkeyatts - 1]))
     AND NOT EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = r.oid AND w.ev_type IN ('2', '3') AND w.ev_enabled <> 'D')
-  GROUP BY r.name ORDER BY 1 LIMIT 500`);
+  GROUP BY r.name ORDER BY 1`);
+
+const MAX_TABLES = 500;
 
 interface UpsertRow {
   readonly object: string;
@@ -131,11 +134,14 @@ interface UpsertRow {
 
 export const serverVersion: Topic = {
   name: "server version",
-  async look(client, scope) {
+  async look(catalog, scope) {
     const look = { findings: judgeVersion(scope.version), notChecked: [] };
     if (!faultsOf(scope.version).some(({ cve }) => cve === UPSERT_FAULT)) return look;
     const values = sharedValues(scope);
-    return combine([look, await lookWith(client, "table_upsert_shows_rows", UPSERT_QUESTION, values, judgeUpserts)]);
+    return combine([
+      look,
+      await lookUpTo(MAX_TABLES, catalog, "table_upsert_shows_rows", UPSERT_QUESTION, values, judgeUpserts),
+    ]);
   },
 };
 

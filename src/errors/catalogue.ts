@@ -343,6 +343,7 @@ export const catalogue = {
     "terminating connection: what its context was derived from has changed",
     "Connect again.",
   ),
+  terminated: fatal("57P01", "proxy", "terminating connection due to administrator command"),
   shutdown: fatal("57P01", "proxy", "terminating connection: pgvpd is shutting down"),
   internal: fatal(
     "XX000",

@@ -8,6 +8,18 @@ import { catalogue } from "../errors/catalogue.ts";
 
 export type CancelOutcome = "forwarded" | "unknown" | "limited" | "failed";
 
+export type LoginOutcome = "accepted" | "refused" | "left";
+
+/** The states of a session that is not logged in yet. */
+export type LoginPhase = "negotiating" | "authenticating" | "resolving" | "injecting";
+
+export interface Traffic {
+  readonly fromClient: number;
+  readonly fromUpstream: number;
+}
+
+const NO_TRAFFIC: Traffic = { fromClient: 0, fromUpstream: 0 };
+
 export class Metrics {
   readonly registry = new Registry();
 
@@ -37,9 +49,25 @@ export class Metrics {
     registers: [this.registry],
   });
 
-  readonly resolverCacheSize = new Gauge({
-    name: "pgvpd_resolver_cache_size",
-    help: "Answers of resolvers that are kept.",
+  readonly resolverExecutions = new Counter({
+    name: "pgvpd_resolver_executions_total",
+    help: "Queries of resolvers that were run.",
+    labelNames: ["resolver"],
+    registers: [this.registry],
+  });
+
+  readonly resolverErrors = new Counter({
+    name: "pgvpd_resolver_errors_total",
+    help: "Queries of resolvers that failed.",
+    labelNames: ["resolver"],
+    registers: [this.registry],
+  });
+
+  readonly resolverSeconds = new Histogram({
+    name: "pgvpd_resolver_duration_seconds",
+    help: "Time of the round trip that a resolver was run in, together with those that run at the same time.",
+    labelNames: ["resolver"],
+    buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5],
     registers: [this.registry],
   });
 
@@ -55,16 +83,29 @@ export class Metrics {
     registers: [this.registry],
   });
 
-  readonly resolverExecutions = new Counter({
-    name: "pgvpd_resolver_executions_total",
-    help: "Queries of resolvers that were run.",
+  readonly resolverLookups = new Counter({
+    name: "pgvpd_resolver_cache_lookups_total",
+    help: "The same look-ups for each resolver, by their outcome.",
+    labelNames: ["resolver", "outcome"],
+    registers: [this.registry],
+  });
+
+  readonly resolverCacheSize = new Gauge({
+    name: "pgvpd_resolver_cache_size",
+    help: "Answers of resolvers that are kept.",
+    registers: [this.registry],
+  });
+
+  readonly resolverAnswers = new Gauge({
+    name: "pgvpd_resolver_cache_answers",
+    help: "Answers that are kept, for each resolver.",
     labelNames: ["resolver"],
     registers: [this.registry],
   });
 
-  readonly resolverErrors = new Counter({
-    name: "pgvpd_resolver_errors_total",
-    help: "Queries of resolvers that failed.",
+  readonly resolverInvalidations = new Counter({
+    name: "pgvpd_resolver_invalidations_total",
+    help: "Answers of a resolver that were dropped because they changed, or could have: changes were not heard of.",
     labelNames: ["resolver"],
     registers: [this.registry],
   });
@@ -83,6 +124,27 @@ export class Metrics {
     registers: [this.registry],
   });
 
+  readonly auditLinesDropped = new Counter({
+    name: "pgvpd_audit_lines_dropped_total",
+    help: "Lines that audit_log did not take.",
+    registers: [this.registry],
+  });
+
+  readonly logins = new Counter({
+    name: "pgvpd_logins_total",
+    help: "Logins, by how they went.",
+    labelNames: ["outcome"],
+    registers: [this.registry],
+  });
+
+  readonly #loginPhaseSeconds = new Histogram({
+    name: "pgvpd_login_phase_duration_seconds",
+    help: "Time that logins spend in each of their states.",
+    labelNames: ["phase"],
+    buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1, 5, 30],
+    registers: [this.registry],
+  });
+
   readonly #cancelRequests = new Counter({
     name: "pgvpd_cancel_requests_total",
     help: "CancelRequests received, by what became of them.",
@@ -97,8 +159,57 @@ export class Metrics {
     registers: [this.registry],
   });
 
+  /** Bytes of sessions that are open; whoever has them sets it. */
+  openSessionBytes: () => Traffic = () => NO_TRAFFIC;
+  #endedSessionBytes = NO_TRAFFIC;
+
   constructor() {
     for (const reason of ["deny", "limit", "rate"]) this.tenantRejected.inc({ reason }, 0);
+    for (const outcome of ["accepted", "refused", "left"]) this.logins.inc({ outcome }, 0);
+    const bytes = (): Traffic => this.bytes;
+    this.registry.registerMetric(
+      new Counter({
+        name: "pgvpd_bytes_total",
+        help: "Bytes read from clients and from upstream servers in sessions that have logged in.",
+        labelNames: ["from"],
+        registers: [],
+        collect() {
+          const { fromClient, fromUpstream } = bytes();
+          this.reset();
+          this.inc({ from: "client" }, fromClient);
+          this.inc({ from: "upstream" }, fromUpstream);
+        },
+      }),
+    );
+  }
+
+  /** Of sessions that are open, and of those that have ended. */
+  get bytes(): Traffic {
+    return sum(this.#endedSessionBytes, this.openSessionBytes());
+  }
+
+  countLogin(outcome: LoginOutcome): void {
+    this.logins.inc({ outcome });
+  }
+
+  observePhase(phase: LoginPhase, ms: number): void {
+    this.#loginPhaseSeconds.observe({ phase }, ms / 1000);
+  }
+
+  /** What a session that has ended has read. */
+  countBytes(bytes: Traffic): void {
+    this.#endedSessionBytes = sum(this.#endedSessionBytes, bytes);
+  }
+
+  countLookup(resolver: string, outcome: "hit" | "miss"): void {
+    (outcome === "hit" ? this.resolverCacheHits : this.resolverCacheMisses).inc();
+    this.resolverLookups.inc({ resolver, outcome });
+  }
+
+  /** @param change 1 or -1. */
+  countKept(resolver: string, change: number): void {
+    this.resolverCacheSize.inc(change);
+    this.resolverAnswers.inc({ resolver }, change);
   }
 
   countError(code: ErrorCode): void {
@@ -108,4 +219,8 @@ export class Metrics {
   countCancel(outcome: CancelOutcome): void {
     this.#cancelRequests.inc({ outcome });
   }
+}
+
+function sum(a: Traffic, b: Traffic): Traffic {
+  return { fromClient: a.fromClient + b.fromClient, fromUpstream: a.fromUpstream + b.fromUpstream };
 }

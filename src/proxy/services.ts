@@ -8,6 +8,7 @@ import type { TenantUpstream } from "../config/tenant-policy.ts";
 import type { Clock } from "../lib/clock.ts";
 import type { TimerWheel } from "../lib/timer-wheel.ts";
 import type { TokenBucket } from "../lib/token-bucket.ts";
+import type { AuditLog } from "../observe/audit-log.ts";
 import type { Logger } from "../observe/logger.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { Admissions } from "./admit/admissions.ts";
@@ -17,6 +18,7 @@ import type { LoginThrottle } from "./auth/login-throttle.ts";
 import type { ClientTls } from "./client/client-tls.ts";
 import type { Resolvers } from "./context/resolvers.ts";
 import type { SafeRoles } from "./context/role-safety.ts";
+import type { RecentKeys } from "../lib/recent-keys.ts";
 import type { Seal } from "./context/seal.ts";
 import type { Pool } from "./pool/pool.ts";
 import type { CancelKeys } from "./upstream/cancel-keys.ts";
@@ -59,6 +61,10 @@ export interface ProxyServices {
   readonly safeRoles: SafeRoles;
   /** Undefined with `context_seal = off`. */
   readonly seal: Seal | undefined;
+  /** Databases without the seal that were warned of. */
+  readonly unsealed: RecentKeys;
+  /** Undefined with `audit_log = off`. */
+  readonly audit?: AuditLog | undefined;
   readonly log: Logger;
   readonly metrics: Metrics;
   /** Whether sockets may be moved to direct reads: see socket/direct-read.ts. */

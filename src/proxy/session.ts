@@ -7,11 +7,13 @@ import type { Duplex } from "node:stream";
 import type { TenantTerms } from "../config/tenant-policy.ts";
 import { ProxyError } from "../errors/proxy-error.ts";
 import { Deadline } from "../lib/deadline.ts";
+import type { AuditedLogin, SessionAbout } from "../observe/audit-log.ts";
 import type { Logger } from "../observe/logger.ts";
-import { describeErrorResponse, encodeErrorResponse } from "../protocol/backend-messages.ts";
 import type { StartupMessage } from "../protocol/startup.ts";
 import type { Admission, Admitted } from "./admit/admissions.ts";
 import { canonicalTenant } from "../config/tenant-name.ts";
+import type { LoginPhase, Traffic } from "../observe/metrics.ts";
+import { describeErrorResponse, encodeErrorResponse, sqlstateOf } from "../protocol/backend-messages.ts";
 import { authenticate, type Proved } from "./auth/authenticate.ts";
 import type { ClientPlace } from "./admit/client-places.ts";
 import type { ClientConnection } from "./client-connection.ts";
@@ -23,8 +25,8 @@ import { negotiate } from "./client/negotiate.ts";
 import { injectContext } from "./context/inject-context.ts";
 import type { ResolvedContext } from "./context/resolvers.ts";
 import { Forwarding, type ForwardEvents } from "./forward/forward.ts";
-import { PooledForwarding } from "./forward/pooled-forwarding.ts";
 import { SessionTimers, type TimedSession } from "./forward/timers.ts";
+import { PooledForwarding, type PoolState } from "./forward/pooled-forwarding.ts";
 import { MessageStream, PeerGone } from "./message-stream.ts";
 import { Borrower } from "./pool/borrower.ts";
 import type { Pool } from "./pool/pool.ts";
@@ -39,8 +41,21 @@ import { forwardCancel, sendCancel } from "./upstream/forward-cancel.ts";
 
 const CANCEL_LIMIT_MS = 5_000;
 
+const LOGIN_PHASES: readonly SessionState[] = ["negotiating", "authenticating", "resolving", "injecting"];
+
+/** A session as an operator sees it. */
+export interface SessionInfo extends SessionAbout {
+  readonly state: SessionState;
+  readonly seconds: number;
+  readonly bytes: Traffic;
+  /** Of a client that takes its upstream sessions from a pool. */
+  readonly pooling?: { readonly state: PoolState; readonly pinReason: PinReason | undefined };
+}
+
 export class Session implements Admitted {
-  state: SessionState = "negotiating";
+  readonly id: number;
+  #state: SessionState = "negotiating";
+  #stateSince: number;
   readonly #isLocal: boolean;
   readonly #isTlsPort: boolean;
   readonly #address: string | undefined;
@@ -50,10 +65,19 @@ export class Session implements Admitted {
   #proxy: ProxyServices;
   readonly #log: Logger;
   /** What each line of the log says of the session. */
-  #about: Readonly<Record<string, unknown>>;
+  #about: SessionAbout;
+  /** What the audit log says of the login beyond that. */
+  #login: Pick<AuditedLogin, "user" | "credential" | "hasCertificate" | "context"> = {
+    user: undefined,
+    credential: undefined,
+    hasCertificate: false,
+    context: undefined,
+  };
   readonly #startedAt: number;
   /** How the stage that runs now is ended from outside. */
   #terminate: (error: ProxyError) => void = () => {};
+  /** Undefined before the session forwards, and when its bytes have been counted. */
+  #forwarding: Forwarding | PooledForwarding | undefined;
   /** The client during login. */
   #client: MessageStream | undefined;
   #cancelKey: Disposable | undefined;
@@ -66,6 +90,7 @@ export class Session implements Admitted {
   #watch: Disposable | undefined;
 
   constructor(id: number, connection: ClientConnection, proxy: ProxyServices) {
+    this.id = id;
     this.#isLocal = connection.isLocal;
     this.#isTlsPort = connection.isTlsPort;
     this.#address = connection.address;
@@ -74,8 +99,39 @@ export class Session implements Admitted {
     this.#log = proxy.log;
     this.#about = { conn: id, client: connection.peer };
     this.#startedAt = proxy.clock.now();
+    this.#stateSince = this.#startedAt;
     // Each stage hears of the socket's end; between two of them an error must not be nobody's.
     connection.socket.on("error", () => {});
+  }
+
+  get state(): SessionState {
+    return this.#state;
+  }
+
+  /** For `transition` alone. */
+  set state(next: SessionState) {
+    const now = this.#proxy.clock.now();
+    if (isLoginPhase(this.#state)) this.#proxy.metrics.observePhase(this.#state, now - this.#stateSince);
+    this.#state = next;
+    this.#stateSince = now;
+  }
+
+  /** Bytes read from either side since the session forwards; none when it has ended. */
+  get bytes(): Traffic {
+    const { fromClient = 0, fromUpstream = 0 } = this.#forwarding?.bytes ?? {};
+    return { fromClient, fromUpstream };
+  }
+
+  get info(): SessionInfo {
+    const seconds = Math.round(this.#proxy.clock.now() - this.#startedAt) / 1000;
+    const { pooling } = this;
+    return { ...this.#about, state: this.#state, seconds, bytes: this.bytes, ...(pooling && { pooling }) };
+  }
+
+  get pooling(): SessionInfo["pooling"] {
+    const forwarding = this.#forwarding;
+    if (!(forwarding instanceof PooledForwarding)) return undefined;
+    return { state: forwarding.poolState, pinReason: forwarding.pinReason };
   }
 
   /** Serves the client until its connection is closed. Never rejects: a bug of ours ends this session alone. */
@@ -137,6 +193,8 @@ export class Session implements Admitted {
     if (certificate !== undefined) assertCertificateNames(certificate, claimed, config);
 
     transition(this, "authenticating");
+    const credential = this.#proxy.credentials.methodFor(claimed) ?? "relayed";
+    this.#login = { ...this.#login, credential, hasCertificate: certificate !== undefined };
     let resolved: ResolvedContext | undefined;
     using login = await authenticate(
       {
@@ -164,6 +222,7 @@ export class Session implements Admitted {
       transition(this, "resolving");
       resolved ??= await resolvers.resolve(identity, { stream: upstream.stream, greeting }, signal);
       this.#watch = resolved.watch((error) => this.terminate(error));
+      this.#login = { ...this.#login, context: [...identity.context, ...resolved.context] };
       transition(this, "injecting");
       await injectContext(upstream.stream, identity, resolved.context, greeting, this.#proxy, signal);
     }
@@ -204,6 +263,7 @@ export class Session implements Admitted {
     transition(this, "resolving");
     const resolved = known ?? (await resolvers.resolve(identity, undefined, signal));
     this.#watch = resolved.watch((error) => this.terminate(error));
+    this.#login = { ...this.#login, context: [...identity.context, ...resolved.context] };
     transition(this, "injecting");
     // All spellings of a tenant share what it may hold.
     const counted = { ...identity, tenant: canonicalTenant(identity.tenant) };
@@ -244,6 +304,7 @@ export class Session implements Admitted {
   #forward(forwarding: Forwarding | PooledForwarding, subject: CancelSubject | undefined): void {
     transition(this, "forwarding");
     this.#socket = forwarding.client;
+    this.#forwarding = forwarding;
     this.#terminate = (error) => forwarding.terminate(error);
     this.#startTimers(forwarding, subject);
   }
@@ -274,14 +335,24 @@ export class Session implements Admitted {
 
   /** Waits for the end of a session that forwards, and tells of its beginning and its end. */
   async #follow(forwarding: Forwarding | PooledForwarding): Promise<void> {
-    const { clock, metrics, config } = this.#proxy;
+    const { clock, metrics, config, audit } = this.#proxy;
     const loginMs = clock.now() - this.#startedAt;
     metrics.loginSeconds.observe(loginMs / 1000);
+    metrics.countLogin("accepted");
+    audit?.login(this.#about, { ...this.#login, outcome: "accepted", ms: loginMs });
     if (config.logConnections) this.#log.info({ ...this.#about, ms: Math.round(loginMs) }, "connected");
 
     const error = await forwarding.ended;
+    const seconds = Math.round(clock.now() - this.#startedAt) / 1000;
+    metrics.countBytes(this.bytes);
+    this.#forwarding = undefined;
+    audit?.end(this.#about, {
+      user: this.#login.user,
+      seconds,
+      ...forwarding.bytes,
+      reason: error?.code ?? "closed",
+    });
     if (config.logDisconnections) {
-      const seconds = Math.round(clock.now() - this.#startedAt) / 1000;
       const code = error === undefined ? {} : { code: error.code };
       this.#log.info({ ...this.#about, seconds, ...forwarding.bytes, ...code }, "disconnected");
     }
@@ -321,6 +392,7 @@ export class Session implements Admitted {
     const { loginRole: role, database } = identity;
     const tenant = identity.kind === "tenant" ? { tenant: identity.tenant } : {};
     this.#about = { ...this.#about, role, database, ...tenant, ...(tls !== undefined && { tls }) };
+    this.#login = { ...this.#login, user: identity.user };
   }
 
   /** There are so many connections beyond a limit that not even a CancelRequest is read. */
@@ -352,7 +424,18 @@ export class Session implements Admitted {
       this.#report(error);
       lastWord = encodeErrorResponse(error);
     }
+    if (isAnswered) this.#countFailure(failure);
     await sendLastWord(this.#socket, isAnswered ? lastWord : undefined, this.#proxy.clock);
+  }
+
+  /** A client that goes before it has said who it is may be a check of the port: it is no login. */
+  #countFailure(failure: unknown): void {
+    const { metrics, audit, clock } = this.#proxy;
+    const hasLeft = failure instanceof PeerGone;
+    if (hasLeft && this.#login.user === undefined) return;
+    const outcome = hasLeft ? "left" : "refused";
+    metrics.countLogin(outcome);
+    audit?.login(this.#about, { ...this.#login, outcome, ...reasonOf(failure), ms: clock.now() - this.#startedAt });
   }
 
   /** Counts an error and logs it, as loudly as its blame deserves. */
@@ -366,4 +449,18 @@ export class Session implements Admitted {
       error.message,
     );
   }
+}
+
+function isLoginPhase(state: SessionState): state is LoginPhase {
+  return LOGIN_PHASES.includes(state);
+}
+
+function reasonOf(failure: unknown): { reason?: string; sqlstate?: string } {
+  if (failure instanceof PeerGone) return {};
+  if (failure instanceof UpstreamRefusal) {
+    const sqlstate = sqlstateOf(failure.response.body);
+    return { reason: "upstream", ...(sqlstate !== undefined && { sqlstate }) };
+  }
+  if (failure instanceof ProxyError) return { reason: failure.code, sqlstate: failure.definition.sqlstate };
+  return { reason: "internal" };
 }

@@ -2,10 +2,15 @@
  * The composition root: puts the services together, opens the listeners, starts a Session for each connection, and ends
  * them. It holds no logic of a session, and reads no configuration source.
  */
+import type { AdminAddress, AdminServer } from "../admin/admin-server.ts";
+import type { AdminPorts } from "../admin/ports.ts";
+import { checkUpstream } from "../check/check-upstream.ts";
+import { explainLogin } from "../check/explain-login.ts";
+import type { EffectiveSetting } from "../config/load.ts";
 import { clientAuthOf, hasUpstreamCredential } from "../config/login-method.ts";
 import { AllowedNetworks } from "../config/networks.ts";
 import type { CodeResolver } from "../config/resolvers-file.ts";
-import { takeReloadable } from "../config/reloaded.ts";
+import { takeReloadable, type ShownConfig } from "../config/reloaded.ts";
 import { loadTenants } from "../config/tenants-file.ts";
 import { TenantPolicy } from "../config/tenant-policy.ts";
 import type { Config } from "../config/settings.ts";
@@ -15,11 +20,16 @@ import { Deadline } from "../lib/deadline.ts";
 import { TimerWheel } from "../lib/timer-wheel.ts";
 import { TokenBucket } from "../lib/token-bucket.ts";
 import { pinoLevel, type Logger } from "../observe/logger.ts";
-import { Metrics } from "../observe/metrics.ts";
 import { observePool, PoolGroup } from "../observe/pool-metrics.ts";
 import { Admissions } from "../proxy/admit/admissions.ts";
 import { ClientPlaces } from "../proxy/admit/client-places.ts";
+import { readVersion } from "../lib/version.ts";
+import { AuditLog } from "../observe/audit-log.ts";
+import { Metrics, type Traffic } from "../observe/metrics.ts";
+import { NO_POOL } from "../observe/no-pool.ts";
+import { collectProcessMetrics } from "../observe/process-metrics.ts";
 import { Resolvers } from "../proxy/context/resolvers.ts";
+import { createUnsealed } from "../proxy/context/inject-context.ts";
 import { Seal } from "../proxy/context/seal.ts";
 import { SafeRoles } from "../proxy/context/role-safety.ts";
 import { Credentials } from "../proxy/auth/credentials.ts";
@@ -31,7 +41,7 @@ import type { Pool } from "../proxy/pool/pool.ts";
 import { createPool } from "./create-pool.ts";
 import { TenantServers } from "./tenant-servers.ts";
 import type { ProxyServices } from "../proxy/services.ts";
-import { Session } from "../proxy/session.ts";
+import { Session, type SessionInfo } from "../proxy/session.ts";
 import { createCancelKeys } from "../proxy/upstream/cancel-keys.ts";
 import { createDial } from "../proxy/upstream/dial.ts";
 import { KeyCache } from "../proxy/upstream/key-cache.ts";
@@ -45,15 +55,29 @@ const CANCEL_BURST = 2_000;
 
 const DIRECT_READ_CHECK_MS = 1_000;
 
+/** An upstream server that has answered, or not, is not asked again for so long. */
+const REACHABLE_MS = 2_000;
+
+export interface ProxyOptions {
+  /** Functions of the embedding program. */
+  readonly resolvers?: readonly CodeResolver[] | undefined;
+  /** What the HTTP API shows of the configuration. */
+  readonly settings?: readonly EffectiveSetting[];
+  /** Reads the configuration anew, for a reload; not set: it stays as it was given. */
+  readonly readConfig?: () => ShownConfig;
+  /** What a drain that the HTTP API asks for sets off; by default the drain alone. */
+  readonly onDrainAsked?: () => void;
+}
+
 export class ProxyServer {
   readonly metrics = new Metrics();
   readonly #config: Config;
-  /** As it was given. */
-  readonly #givenConfig: Config;
+  /** As it was given, with what reloads have taken. */
+  #shown: ShownConfig;
   readonly #log: Logger;
   readonly #places: ClientPlaces;
   readonly #admissions: Admissions;
-  readonly #resolversInCode: readonly CodeResolver[];
+  readonly #options: ProxyOptions;
   readonly #sessions = new Map<Session, Promise<void>>();
   #listeners: Listener[] = [];
   #clientTls: ClientTls | undefined;
@@ -64,15 +88,20 @@ export class ProxyServer {
   #resolvers: Resolvers | undefined;
   #pool: Pool | undefined;
   #servers: TenantServers | undefined;
+  #audit: AuditLog | undefined;
+  #admin: AdminServer | undefined;
+  #processMetrics: Disposable | undefined;
+  #reachable: { readonly since: number; readonly answer: Promise<boolean> } | undefined;
+  /** Undefined before it was asked first. */
+  #wasReachable: boolean | undefined;
   #nextId = 1;
   #draining: Promise<void> | undefined;
 
-  /** @param resolvers functions of the embedding program. */
-  constructor(config: Config, log: Logger, resolvers: readonly CodeResolver[] = []) {
+  constructor(config: Config, log: Logger, options: ProxyOptions = {}) {
     // A session that clients share has begun before its client came: the context comes by query.
     this.#config = config.poolMode === "none" ? config : { ...config, contextInjection: "query" };
-    this.#givenConfig = config;
-    this.#resolversInCode = resolvers;
+    this.#shown = { config, effective: options.settings ?? [] };
+    this.#options = options;
     this.#log = log;
     this.#places = new ClientPlaces(config);
     this.#admissions = new Admissions(new TenantPolicy(config), {
@@ -84,6 +113,11 @@ export class ProxyServer {
   /** Connections that are open now. */
   get sessionCount(): number {
     return this.#sessions.size;
+  }
+
+  /** Where the HTTP API can be reached. */
+  get adminAddresses(): readonly AdminAddress[] {
+    return this.#admin?.addresses ?? [];
   }
 
   /**
@@ -104,14 +138,16 @@ export class ProxyServer {
     const login = { config, clock: systemClock, dial, keyCache: new KeyCache(), log: this.#log };
     this.#credentials = Credentials.open(config, login);
     this.#roleDefaults = new RoleDefaults(login);
-    this.#resolvers = new Resolvers(config, this.#resolversInCode, { ...login, metrics: this.metrics });
+    this.#resolvers = new Resolvers(config, this.#options.resolvers ?? [], { ...login, metrics: this.metrics });
     const { contextSeal, contextKeyFile, contextSealTtlMs } = config;
     if (contextSeal !== "off" && contextKeyFile !== undefined)
       this.#seal = new Seal({ contextKeyFile, contextSealTtlMs });
     const safeRoles = new SafeRoles(systemClock);
+    const unsealed = createUnsealed(systemClock);
     const roleDefaults = this.#roleDefaults;
     const pools = new PoolGroup();
-    if (config.poolMode !== "none") {
+    if (config.poolMode === "none") observePool(this.metrics.registry, NO_POOL);
+    else {
       observePool(this.metrics.registry, pools);
       this.#pool = createPool({
         ...login,
@@ -120,14 +156,17 @@ export class ProxyServer {
         roleDefaults,
         safeRoles,
         seal: this.#seal,
+        unsealed,
         upstreamTls: this.#upstreamTls,
         directRead,
       });
     }
+    this.#audit = AuditLog.open(config, this.#log, this.metrics);
     const services: ProxyServices = {
       servicesOf: (upstream) => servers.of(upstream),
       ...login,
       wheel: new TimerWheel(systemClock),
+      audit: this.#audit,
       clientTls: this.#clientTls,
       upstreamTls: this.#upstreamTls,
       networks: new AllowedNetworks(config.allowFrom),
@@ -142,13 +181,27 @@ export class ProxyServer {
       pool: this.#pool,
       safeRoles,
       seal: this.#seal,
+      unsealed,
       metrics: this.metrics,
       directRead,
     };
-    const servers = new TenantServers(services, this.#resolversInCode, pools);
+    const servers = new TenantServers(services, this.#options.resolvers ?? [], pools);
     this.#servers = servers;
-    this.#listeners = await listen(
-      config,
+    this.metrics.openSessionBytes = () => totalOf([...this.#sessions.keys()].map(({ bytes }) => bytes));
+    try {
+      await this.#startAdmin();
+      this.#listeners = await this.#listen(services);
+    } catch (error) {
+      await this.#close();
+      throw error;
+    }
+    this.#learnDefaults();
+    return this.#listeners.map(({ address }) => address);
+  }
+
+  async #listen(services: ProxyServices): Promise<Listener[]> {
+    return listen(
+      this.#config,
       (connection) => {
         const session = new Session(this.#nextId++, connection, services);
         const served = session.serve().finally(() => this.#sessions.delete(session));
@@ -157,8 +210,67 @@ export class ProxyServer {
       this.#log,
       systemClock,
     );
-    this.#learnDefaults();
-    return this.#listeners.map(({ address }) => address);
+  }
+
+  async #startAdmin(): Promise<void> {
+    if (this.#config.adminPort === undefined && this.#config.adminSocket === undefined) return;
+    this.#processMetrics = collectProcessMetrics(this.metrics.registry);
+    // What nobody asked for is not loaded.
+    const { AdminServer } = await import("../admin/admin-server.ts");
+    this.#admin = new AdminServer(this.#config, this.#adminPorts());
+    await this.#admin.start();
+    for (const address of this.#admin.addresses) this.#log.info(address, "the HTTP API is open");
+  }
+
+  #adminPorts(): AdminPorts {
+    return {
+      version: readVersion(),
+      metrics: this.metrics,
+      log: this.#log,
+      audit: this.#audit,
+      settings: () => this.#shown.effective,
+      isAccepting: () => this.#listeners.length > 0,
+      isDraining: () => this.#draining !== undefined,
+      uptimeSeconds: () => systemClock.now() / 1000,
+      isUpstreamReachable: () => this.#isUpstreamReachable(),
+      sessions: () => this.#sessionInfos(),
+      pool: () => this.#pool,
+      resolvers: () => this.#resolvers?.list ?? [],
+      explain: (user, database) => explainLogin(user, database, this.#config, this.#log),
+      terminate: (conn) => this.#terminate(conn),
+      clearResolverCache: () => this.#resolvers?.clearCache(),
+      reload: () => this.reload(),
+      drain: this.#options.onDrainAsked ?? (() => void this.drain()),
+    };
+  }
+
+  *#sessionInfos(): Generator<SessionInfo> {
+    for (const session of this.#sessions.keys()) yield session.info;
+  }
+
+  #terminate(conn: number): boolean {
+    const session = [...this.#sessions.keys()].find(({ id }) => id === conn);
+    session?.terminate(new ProxyError("terminated"));
+    return session !== undefined;
+  }
+
+  /** However many ask, PostgreSQL is asked once in a while. */
+  #isUpstreamReachable(): Promise<boolean> {
+    const now = systemClock.now();
+    if (this.#reachable === undefined || now - this.#reachable.since > REACHABLE_MS) {
+      this.#reachable = { since: now, answer: this.#askUpstream() };
+    }
+    return this.#reachable.answer;
+  }
+
+  async #askUpstream(): Promise<boolean> {
+    const findings = await checkUpstream(this.#config, REACHABLE_MS);
+    const isReachable = findings.some(({ verdict }) => verdict === "ok");
+    if (isReachable === this.#wasReachable) return isReachable;
+    this.#wasReachable = isReachable;
+    if (isReachable) this.#log.info("an upstream server answers");
+    else this.#log.warn({ findings: findings.map(({ text }) => text) }, "not ready: no upstream server answers");
+    return isReachable;
   }
 
   /** Of what the configuration allows, and what that costs. */
@@ -189,9 +301,6 @@ export class ProxyServer {
     void this.#roleDefaults?.learnAll(loginRoles, authDbname);
   }
 
-  /** Reads the configuration anew, for a reload; not set: it stays as it was given. */
-  readConfig: (() => Config) | undefined;
-
   /**
    * Reads the configuration, `tenants`, certificates, keys, CAs, credentials_file, context_key_file and resolvers again.
    * Limits of tenants hold at once, and a tenant that is denied now loses its sessions; other connections that are open keep
@@ -200,11 +309,24 @@ export class ProxyServer {
    * @throws Error naming what cannot be used; everything stays as it was then.
    */
   reload(): void {
-    const { config, needRestart } = takeReloadable(this.#givenConfig, this.readConfig?.() ?? this.#givenConfig);
+    const reloaded = takeReloadable(this.#shown, this.#options.readConfig?.() ?? this.#shown);
+    const { config, needRestart } = reloaded;
     const policy = new TenantPolicy(config, loadTenants(config));
-    const parts = [this.#clientTls, this.#upstreamTls, this.#credentials, this.#seal, this.#resolvers, this.#servers];
+    const parts = [
+      this.#clientTls,
+      this.#upstreamTls,
+      this.#credentials,
+      this.#seal,
+      this.#resolvers,
+      this.#servers,
+      this.#admin,
+      // The last one: it opens a file, which nobody would close.
+      this.#audit,
+    ];
     const reloads = parts.map((part) => part?.prepareReload());
     for (const take of reloads) take?.();
+    reloaded.takeSecrets();
+    this.#shown = reloaded;
     this.#places.use(config);
     this.#admissions.use(policy);
     this.#log.level = pinoLevel(config.logLevel);
@@ -250,22 +372,25 @@ export class ProxyServer {
     this.#stopListening();
     for (const session of this.#sessions.keys()) session.terminate(new ProxyError("shutdown"));
     await Promise.all(this.#sessions.values());
-    this.#closeOwnConnections();
+    await this.#close();
   }
 
   async #drain(): Promise<void> {
     this.#stopListening();
     using _timer = systemClock.after(this.#config.drainTimeoutMs, () => void this.closeNow());
     await Promise.all(this.#sessions.values());
-    this.#closeOwnConnections();
+    await this.#close();
   }
 
-  #closeOwnConnections(): void {
+  async #close(): Promise<void> {
     this.#credentials?.close();
     this.#roleDefaults?.close();
     this.#resolvers?.close();
     this.#pool?.close();
     this.#servers?.close();
+    this.#processMetrics?.[Symbol.dispose]();
+    await this.#admin?.close();
+    await this.#audit?.close();
   }
 
   /** Does not wait: a server's close does so for its connections, and those are waited for as sessions. */
@@ -280,4 +405,14 @@ export class ProxyServer {
     if (!isSafe) this.#log.warn("this Node.js does not take the fast read path: forwarding costs more CPU");
     return isSafe;
   }
+}
+
+function totalOf(traffic: readonly Traffic[]): Traffic {
+  return traffic.reduce(
+    (sum, { fromClient, fromUpstream }) => ({
+      fromClient: sum.fromClient + fromClient,
+      fromUpstream: sum.fromUpstream + fromUpstream,
+    }),
+    { fromClient: 0, fromUpstream: 0 },
+  );
 }

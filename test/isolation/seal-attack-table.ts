@@ -98,6 +98,11 @@ const settingTheVariable: readonly Attack[] = [
     refusedWith: "42501",
   },
   {
+    name: "ALTER ROLE, for later sessions",
+    sql: ["ALTER ROLE app_user SET app.current_tenant_id = 'globex'"],
+    refusedWith: "42501", // as above
+  },
+  {
     name: "a prepared statement that ran before",
     sql: [
       "PREPARE kept AS SELECT body FROM public.notes",
@@ -207,6 +212,11 @@ const writingTheCarrier: readonly Attack[] = [
   {
     name: "ALTER ROLE with the slot as it is",
     sql: ["ALTER ROLE app_user SET session_preload_libraries FROM CURRENT"],
+    refusedWith: "42501",
+  },
+  {
+    name: "ALTER ROLE with the signed context",
+    sql: [`ALTER ROLE app_user SET pgvpd.sealed = '1|9999999999|${"0".repeat(64)}|${globex}'`],
     refusedWith: "42501",
   },
   { name: "a library", sql: ["LOAD '/tmp/anything'"], refusedWith: "42501" },
@@ -339,6 +349,13 @@ const reachingForTheKey: readonly Attack[] = [
     "CREATE POLICY open ON notes USING (true)",
     "CREATE TRIGGER spy BEFORE UPDATE ON notes FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
     "CREATE RULE spy AS ON INSERT TO notes DO ALSO NOTHING",
+    "CREATE INDEX ON notes ((current_tenant_id() || body))",
+    "CREATE STATISTICS spy ON tenant_id, body FROM notes",
+    "ALTER TABLE notes OWNER TO app_user",
+    "CREATE PUBLICATION spy FOR TABLE notes",
+    "SELECT pg_create_logical_replication_slot('spy', 'pgoutput')",
+    "SELECT pg_read_file('PG_VERSION')",
+    "SELECT lo_import('/etc/hostname')",
     "SELECT pg_read_binary_file(pg_relation_filepath('notes'))",
     "COPY (SELECT 1) TO PROGRAM 'true'",
     "SELECT * FROM pg_file_settings",

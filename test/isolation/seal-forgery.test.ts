@@ -7,7 +7,7 @@ import { randomBytes } from "node:crypto";
 import type { Client } from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { renderKeyInstallation } from "../../src/config/seal-keys.ts";
-import { availableVersions } from "../support/postgres.ts";
+import { outerVersions } from "../support/postgres.ts";
 import { errorOf } from "../support/tenant-fixture.ts";
 import {
   carriersOf,
@@ -31,7 +31,7 @@ const rowsOf = async (client: Client): Promise<string[]> =>
 const ACME = ["a1", "a2"];
 const GLOBEX = ["g1", "g2", "g3"];
 
-describe.each(availableVersions())("PostgreSQL %s", (version) => {
+describe.each(outerVersions())("PostgreSQL %s", (version) => {
   let fixture: SealFixture;
   beforeAll(async () => {
     fixture = await startSealFixture({ version, auth: "trust" });

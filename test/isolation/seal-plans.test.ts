@@ -5,7 +5,7 @@
 import { readFileSync } from "node:fs";
 import type { Client } from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { availableVersions } from "../support/postgres.ts";
+import { outerVersions } from "../support/postgres.ts";
 import { errorOf } from "../support/tenant-fixture.ts";
 import { carriersOf, enter, hello, sealDatabase, startSealFixture, type SealFixture } from "./seal-fixture.ts";
 
@@ -56,7 +56,7 @@ const tenantsIn = async (client: Client, sql: string): Promise<string[]> => {
   return [...new Set(rows.map((row) => row.tenant_id))].sort();
 };
 
-describe.each(availableVersions())("PostgreSQL %s", (version) => {
+describe.each(outerVersions())("PostgreSQL %s", (version) => {
   let fixture: SealFixture;
   let port = 0;
   const force = Number(version) >= 16 ? "debug_parallel_query" : "force_parallel_mode";
@@ -75,27 +75,24 @@ describe.each(availableVersions())("PostgreSQL %s", (version) => {
     const connect = (tenant: string): Promise<Client> =>
       fixture.connect(`app_user.${tenant}`, { port, database: carrier });
 
-    describe.each([
-      ["cheap", PARALLEL],
-      ["forced", `${PARALLEL}; SET ${force} = on`],
-      ["forced as in PostgreSQL's own tests", `SET ${force} = regress`],
-      ["as usual", "SET jit = on; SET jit_above_cost = 0; SET jit_optimize_above_cost = 0"],
-      ["not allowed", "SET max_parallel_workers_per_gather = 0"],
-      ["cheap, with plans that are kept", `${PARALLEL}; SET plan_cache_mode = force_generic_plan`],
-    ])("parallel workers: %s", (_name, settings) => {
-      it.each(["acme", "globex"])("every query gives %s its own rows, and all of them", async (tenant) => {
-        const client = await connect(tenant);
-        await client.query(settings);
-        const other = tenant === "acme" ? "globex" : "acme";
-        for (const [index, [sql, answer]] of QUERIES.entries()) {
-          const text = sql.replace("OTHER", other);
-          expect({ text, rows: (await client.query(text)).rows }).toEqual({ text, rows: [{ n: answer }] });
-          // Twice by name: planned, and from the plan that was kept.
-          for (const _ of [1, 2])
-            expect((await client.query({ name: `q${index}`, text })).rows).toEqual([{ n: answer }]);
-        }
-        await client.end();
-      });
+    it.each([
+      ["acme", "parallel workers that are cheap", PARALLEL],
+      ["globex", "parallel workers that are forced", `${PARALLEL}; SET ${force} = on`],
+      ["acme", "parallel workers as in PostgreSQL's own tests", `SET ${force} = regress`],
+      ["globex", "compiled expressions", "SET jit = on; SET jit_above_cost = 0; SET jit_optimize_above_cost = 0"],
+      ["acme", "no parallel workers", "SET max_parallel_workers_per_gather = 0"],
+      ["globex", "parallel workers and plans that are kept", `${PARALLEL}; SET plan_cache_mode = force_generic_plan`],
+    ])("every query gives %s its own rows, and all of them, with %s", async (tenant, _name, settings) => {
+      const client = await connect(tenant);
+      await client.query(settings);
+      const other = tenant === "acme" ? "globex" : "acme";
+      for (const [index, [sql, answer]] of QUERIES.entries()) {
+        const text = sql.replace("OTHER", other);
+        expect({ text, rows: (await client.query(text)).rows }).toEqual({ text, rows: [{ n: answer }] });
+        // Twice by name: planned, and from the plan that was kept.
+        for (const _ of [1, 2]) expect((await client.query({ name: `q${index}`, text })).rows).toEqual([{ n: answer }]);
+      }
+      await client.end();
     });
 
     it("workers do take part", async () => {
@@ -224,24 +221,23 @@ describe.each(availableVersions())("PostgreSQL %s", (version) => {
         "%s",
         "x".repeat(1000),
       ];
-      const cases = (database: string, names: readonly string[]): (readonly [string, string])[] =>
-        names.map((name) => [database, name]);
+      /** In turn with `context_injection = startup` and `query`. */
+      const cases = (database: string, names: readonly string[]): (readonly [string, string, number])[] =>
+        names.map((name, index) => [database, name, index % 2]);
 
       it.each([
         ...cases(carrier, [...plainNames, "acmé", "日本語", "🏢", "a\u0301", "ÀÉ\"'\\|{}", "é".repeat(500)]),
         ...cases(latin1, [...plainNames, "acmé", "ÿþ\"'\\|{}", "é".repeat(500)]),
         ...cases(ascii, [...plainNames, "acmé", "日本語"]),
-      ])("in %s: %s", async (database, tenant) => {
-        for (const namePort of namePorts) {
-          const place = { port: namePort, database, client_encoding: "UTF8" };
-          const client = await fixture.connect(`app_user.${tenant}`, place);
-          const { rows } = await client.query<{ tenant: string }>("SELECT current_tenant_id() AS tenant");
-          expect(rows).toEqual([{ tenant }]);
-          await client.query("INSERT INTO notes (tenant_id, body) VALUES ($1, 'own')", [tenant]);
-          expect((await client.query("SELECT DISTINCT tenant_id FROM notes")).rows).toEqual([{ tenant_id: tenant }]);
-          expect((await client.query("DELETE FROM notes")).rowCount).toBeGreaterThan(0);
-          await client.end();
-        }
+      ])("in %s: %s", async (database, tenant, injection) => {
+        const place = { port: namePorts[injection] ?? 0, database, client_encoding: "UTF8" };
+        const client = await fixture.connect(`app_user.${tenant}`, place);
+        const { rows } = await client.query<{ tenant: string }>("SELECT current_tenant_id() AS tenant");
+        expect(rows).toEqual([{ tenant }]);
+        await client.query("INSERT INTO notes (tenant_id, body) VALUES ($1, 'own')", [tenant]);
+        expect((await client.query("SELECT DISTINCT tenant_id FROM notes")).rows).toEqual([{ tenant_id: tenant }]);
+        expect((await client.query("DELETE FROM notes")).rowCount).toBeGreaterThan(0);
+        await client.end();
       });
 
       it("one that the database's encoding has not is refused with 28000", async () => {

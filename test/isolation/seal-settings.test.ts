@@ -258,8 +258,15 @@ describe.each(versions)("PostgreSQL %s", (version) => {
 
 describeWithTools(["psql"], "pgvpd key install | psql", (psql = "") => {
   it("leaves no key in the log of a server that logs every statement, not even when it fails", async () => {
-    const settings = { log_statement: "all", log_min_duration_statement: "0", log_min_error_statement: "debug5" };
-    await using fixture = await startSealFixture({ version: "18", settings: { ...settings, log_duration: "on" } });
+    const settings = {
+      log_statement: "all",
+      log_min_duration_statement: "0",
+      log_min_error_statement: "debug5",
+      log_duration: "on",
+      shared_preload_libraries: "auto_explain",
+      "auto_explain.log_min_duration": "0",
+    };
+    await using fixture = await startSealFixture({ version: "18", settings });
     const key: SealKey = { kid: 5, bytes: randomBytes(32) };
     for (const database of ["slot", "plain"]) {
       const installing = promisify(execFile)(psql, ["-X", "-q", fixture.server.url(database)]);
@@ -273,6 +280,7 @@ describeWithTools(["psql"], "pgvpd key install | psql", (psql = "") => {
     ).toHaveLength(2);
     const log = readFileSync(fixture.server.logFile, "utf8");
     expect(log).toContain("DO $$ BEGIN"); // it does log statements
+    expect(log).toContain("Query Text: "); // and plans
     const secret = Buffer.from(key.bytes.map((byte) => byte ^ 0x36)).toString("hex");
     expect(log).not.toContain(secret.slice(0, 16));
   });

@@ -4,7 +4,7 @@
  *
  *     npm ci --prefix test/orm && npx tsx test/orm/run.ts [name ...]
  *
- * PGVPD_ORM_PG=15 chooses the server's version. Other languages run where these are set, and are skipped otherwise:
+ * PGVPD_ORM_PG=15 chooses the server's version, PGVPD_ORM_POOL=transaction (or session) a pool of two. Other languages run where these are set, and are skipped otherwise:
  * PGVPD_ORM_PYTHON (an interpreter with python/requirements.txt), PGVPD_ORM_JDBC (the driver's jar), PGVPD_ORM_GO=1.
  */
 import { execFile, spawnSync } from "node:child_process";
@@ -35,6 +35,13 @@ const inPython = (file: string): Example => ({
   command: python ?? "",
   args: [file],
   missing: python === undefined ? "PGVPD_ORM_PYTHON is not set" : undefined,
+});
+
+const poolMode = process.env["PGVPD_ORM_POOL"];
+/** What shows how a connection of one's own behaves. */
+const inPassthrough = (file: string): Example => ({
+  ...tsx(file),
+  missing: poolMode === undefined ? undefined : "it is about a connection of one's own",
 });
 
 const examples: Readonly<Record<string, Example>> = {
@@ -69,18 +76,18 @@ const examples: Readonly<Record<string, Example>> = {
     missing: process.env["PGVPD_ORM_GO"] === undefined ? "PGVPD_ORM_GO is not set" : undefined,
   },
   "tenant-url": tsx("tenant-url.ts"),
-  "tenant-pools": { ...tsx("tenant-pools-check.ts"), file: "tenant-pools.ts" },
+  "tenant-pools": { ...inPassthrough("tenant-pools-check.ts"), file: "tenant-pools.ts" },
   "drizzle-pools": tsx("drizzle-pools.ts"),
   migrations: tsx("migrations.mjs"),
-  resets: tsx("resets.mjs"),
-  refusals: tsx("refusals.mjs"),
+  resets: inPassthrough("resets.mjs"),
+  refusals: inPassthrough("refusals.mjs"),
 };
 
 const chosen = process.argv.slice(2);
 const unknown = chosen.filter((name) => examples[name] === undefined);
 if (unknown.length > 0) throw new Error(`no such example: ${unknown.join(", ")} (${Object.keys(examples).join(", ")})`);
 
-await using stage = await setStage(process.env["PGVPD_ORM_PG"]);
+await using stage = await setStage(process.env["PGVPD_ORM_PG"], poolMode);
 const url = await stage.addProxy({});
 const admin = new URL(url);
 Object.assign(admin, { username: stage.server.superuser, password: encodeURIComponent(stage.server.password) });

@@ -19,8 +19,11 @@ export interface Stage extends AsyncDisposable {
   addProxy(settings: SettingValues): Promise<string>;
 }
 
-/** Starts the server and fills it. `version` is a major version; by default the one of the embedded server. */
-export async function setStage(version = "18"): Promise<Stage> {
+/**
+ * Starts the server and fills it. `version` is a major version; by default the one of the embedded server. `poolMode`
+ * is that of all proxies.
+ */
+export async function setStage(version = "18", poolMode = "none"): Promise<Stage> {
   const server = await startPostgres({ version });
   const proxies: Proxy[] = [];
   try {
@@ -39,6 +42,7 @@ export async function setStage(version = "18"): Promise<Stage> {
         upstream_port: server.port,
         login_roles: "app_user",
         log_level: "error",
+        ...(poolMode === "none" ? {} : poolOf(poolMode)),
         ...settings,
       });
       proxies.push(proxy);
@@ -51,6 +55,11 @@ export async function setStage(version = "18"): Promise<Stage> {
       await server.stop();
     },
   };
+}
+
+/** Two sessions, for clients that know the login role's own password. */
+function poolOf(poolMode: string): SettingValues {
+  return { pool_mode: poolMode, pool_size: 2, pool_password: password, upstream_password: password };
 }
 
 async function withSuperuser(

@@ -38,6 +38,10 @@ export interface PostgresServer {
   readonly logFile: string;
   /** `postgres://` URL; by default of the database `postgres` as superuser with its password. */
   url(database?: string, user?: string, password?: string): string;
+  /** Stops at once, as `pg_ctl stop -m immediate` does: every session is lost. */
+  crash(): Promise<void>;
+  /** Starts again on the same port what `crash` has stopped. */
+  startAgain(): Promise<void>;
   stop(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
 }
@@ -69,6 +73,17 @@ export function availableVersions(): string[] {
 }
 
 /**
+ * The oldest and the newest of them, for suites that take long; all with PGVPD_TEST_ALL_VERSIONS=1. What differs between
+ * versions differs from one end to the other.
+ */
+export function outerVersions(): string[] {
+  const versions = availableVersions();
+  return process.env["PGVPD_TEST_ALL_VERSIONS"] === "1"
+    ? versions
+    : versions.filter((_, index) => index === 0 || index === versions.length - 1);
+}
+
+/**
  * Starts a server of its own for the caller, on a free port of 127.0.0.1. Without any option the server of
  * PGVPD_TEST_DATABASE_URL is taken where that is set; other suites may be using it at the same time.
  */
@@ -88,15 +103,19 @@ export async function startPostgres(options: StartOptions = {}): Promise<Postgre
   const logFile = path.join(folder, "server.log");
   await run("cp", ["-a", template, dataDir]);
   if (auth !== method) await writeFile(path.join(dataDir, "pg_hba.conf"), `${auth}\n`);
-  const server = await startServer({
-    binaries,
-    account,
-    dataDir,
-    logFile,
-    settings: { fsync: "off", full_page_writes: "off", shared_buffers: "32MB", ...options.settings },
-    ...(options.env === undefined ? {} : { env: options.env }),
-  });
-  return describeServer(server, { version, dataDir, logFile, folder });
+  const settings = { fsync: "off", full_page_writes: "off", shared_buffers: "32MB", ...options.settings };
+  const environment = options.env === undefined ? {} : { env: options.env };
+  const start = (port?: number): Promise<RunningServer> =>
+    startServer({
+      binaries,
+      account,
+      dataDir,
+      logFile,
+      settings,
+      ...(port === undefined ? {} : { port }),
+      ...environment,
+    });
+  return describeServer(start, { version, dataDir, logFile, folder });
 }
 
 /** A hot standby of a server that `startPostgres` started, made from a copy of its data while it runs. */
@@ -126,18 +145,15 @@ export async function startStandby(primary: PostgresServer): Promise<PostgresSer
     if (account.uid !== undefined) await chown(file, account.uid, account.gid ?? account.uid);
   }
   const logFile = path.join(folder, "server.log");
-  const server = await startServer({
-    binaries: await binariesOf(version),
-    account,
-    dataDir,
-    logFile,
-    settings: {
-      fsync: "off",
-      shared_buffers: "32MB",
-      primary_conninfo: `host=${host} port=${port} user=${superuser} password=${password}`,
-    },
-  });
-  return describeServer(server, { version, dataDir, logFile, folder });
+  const binaries = await binariesOf(version);
+  const settings = {
+    fsync: "off",
+    shared_buffers: "32MB",
+    primary_conninfo: `host=${host} port=${port} user=${superuser} password=${password}`,
+  };
+  const start = (ownPort?: number): Promise<RunningServer> =>
+    startServer({ binaries, account, dataDir, logFile, settings, ...(ownPort === undefined ? {} : { port: ownPort }) });
+  return describeServer(start, { version, dataDir, logFile, folder });
 }
 
 function methodOf(auth: HostAuth): Method {
@@ -145,10 +161,11 @@ function methodOf(auth: HostAuth): Method {
   return auth === "md5" ? "md5" : "scram";
 }
 
-function describeServer(
-  server: RunningServer,
+async function describeServer(
+  start: (port?: number) => Promise<RunningServer>,
   own: { version: string; dataDir: string; logFile: string; folder: string },
-): PostgresServer {
+): Promise<PostgresServer> {
+  let server = await start();
   const { host, port } = server;
   const stop = async (): Promise<void> => {
     await server.stop();
@@ -164,6 +181,13 @@ function describeServer(
     logFile: own.logFile,
     url: (database = "postgres", user = "postgres", password = templatePassword) =>
       `postgres://${encodeURIComponent(user)}:${encodeURIComponent(password)}@${host}:${port}/${encodeURIComponent(database)}`,
+    crash: async () => {
+      process.kill(server.pid, "SIGQUIT");
+      await server.ended;
+    },
+    startAgain: async () => {
+      server = await start(port);
+    },
     stop,
     [Symbol.asyncDispose]: stop,
   };
@@ -194,6 +218,8 @@ async function externalServer(location: URL): Promise<PostgresServer> {
     get logFile() {
       return refuse("logFile");
     },
+    crash: () => refuse("crash"),
+    startAgain: () => refuse("start"),
     url(database = "postgres", user = superuser, password = ownPassword) {
       const url = new URL(location.href);
       url.username = encodeURIComponent(user);

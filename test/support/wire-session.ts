@@ -18,6 +18,7 @@ import { Credentials } from "../../src/proxy/auth/credentials.ts";
 import type { CredentialsFile } from "../../src/proxy/auth/credentials-file.ts";
 import { LoginThrottle } from "../../src/proxy/auth/login-throttle.ts";
 import type { ClientTls } from "../../src/proxy/client/client-tls.ts";
+import { createUnsealed } from "../../src/proxy/context/inject-context.ts";
 import type { Seal } from "../../src/proxy/context/seal.ts";
 import { Resolvers } from "../../src/proxy/context/resolvers.ts";
 import { SafeRoles } from "../../src/proxy/context/role-safety.ts";
@@ -120,6 +121,7 @@ export class Wire {
       pool: undefined,
       seal: options.seal,
       metrics,
+      unsealed: createUnsealed(this.clock),
       directRead: false,
     };
     process.on("unhandledRejection", this.#onRejection);

@@ -259,6 +259,20 @@ describe("a database without the seal", () => {
     ]);
   });
 
+  it("is warned of once a minute, however many log in", async () => {
+    const wire = openSealed(server.error("3F000", 'schema "pgvpd" does not exist', "ERROR"), { contextSeal: "on" });
+    const warnings = (): number => wire.log.filter(({ level }) => level === "warn").length;
+    for (let logins = 0; logins < 3; logins++) expect((await wire.logIn()).client.isReady).toBe(true);
+    wire.clock.advance(59_999);
+    await wire.logIn();
+    expect(warnings()).toBe(1);
+    wire.clock.advance(1);
+    await wire.logIn();
+    expect(warnings()).toBe(2);
+    await wire.logIn({}, { database: "another" });
+    expect(warnings()).toBe(3);
+  });
+
   it.each(["57014", "53300", "28000", "XX000", "40001", "P0001"])(
     "is not one that answers with another error: 28000 by on too: %s",
     async (sqlstate) => {

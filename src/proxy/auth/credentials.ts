@@ -41,7 +41,7 @@ export class Credentials {
   readonly #mockKey: Buffer;
   #file: CredentialsFile | undefined;
   /** Of `pool_password`; made when it is needed first. */
-  #sharedVerifier: Promise<ScramVerifier> | undefined;
+  #sharedVerifier: { readonly password: string; readonly verifier: Promise<ScramVerifier> } | undefined;
 
   constructor(config: CredentialsConfig, { file, authQuery, mockKey = randomBytes(32) }: CredentialSources) {
     this.#config = config;
@@ -120,8 +120,12 @@ export class Credentials {
   async #shared(): Promise<Credential | undefined> {
     const { poolPassword, scramIterations } = this.#config;
     if (poolPassword === undefined) return undefined;
-    this.#sharedVerifier ??= deriveVerifier(poolPassword.reveal(), randomBytes(SALT_BYTES), scramIterations);
-    return { verifier: await this.#sharedVerifier, isForeign: true };
+    const password = poolPassword.reveal();
+    if (this.#sharedVerifier?.password !== password) {
+      const verifier = deriveVerifier(password, randomBytes(SALT_BYTES), scramIterations);
+      this.#sharedVerifier = { password, verifier };
+    }
+    return { verifier: await this.#sharedVerifier.verifier, isForeign: true };
   }
 
   /** The same salt for the same name at each try, as PostgreSQL does for a role that does not exist. */

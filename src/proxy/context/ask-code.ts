@@ -40,6 +40,7 @@ async function run(
   const { signal } = deadline;
   const named = Object.fromEntries(resolver.params.map((name, index) => [name, values[index] ?? ""]));
   metrics.resolverExecutions.inc({ resolver: resolver.name });
+  const end = metrics.resolverSeconds.startTimer({ resolver: resolver.name });
   try {
     const result = await raceAbort((async () => resolve({ loginRole, database, values: named, signal }))(), signal);
     return {
@@ -49,6 +50,8 @@ async function run(
   } catch (cause) {
     metrics.resolverErrors.inc({ resolver: resolver.name });
     throw cause instanceof ProxyError ? cause : failed(resolver, (cause as Error).message, cause);
+  } finally {
+    end();
   }
 }
 

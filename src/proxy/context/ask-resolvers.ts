@@ -8,7 +8,7 @@ import type { Message } from "../../protocol/message.ts";
 import type { Metrics } from "../../observe/metrics.ts";
 import type { MessageStream } from "../message-stream.ts";
 import type { Greeting } from "../upstream/await-ready.ts";
-import { encodePipeline, runPipeline, type PipelineOutcome, type Statement } from "../upstream/pipeline.ts";
+import { encodePipeline, runPipeline, type PipelineOutcome, type Statement, type Told } from "../upstream/pipeline.ts";
 import type { ResolverAnswer, ResolverCall } from "./resolve-context.ts";
 
 /** Values are bound in UTF-8, whatever the session has been given: another encoding would make other values of them. */
@@ -44,6 +44,8 @@ export async function askResolvers(
   metrics: Metrics,
   signal: AbortSignal,
 ): Promise<readonly ResolverAnswer[]> {
+  // What a query says besides its rows is not for the client.
+  const silent: Told = { keepParameter: (message) => greeting.keepParameter(message), keep: () => {} };
   const before = [...BEFORE, setLocal("search_path", searchPathOf(searchPath))];
   const asked = calls.flatMap(({ resolver, values }): Statement[] => [
     setLocal("statement_timeout", String(resolver.timeoutMs)),
@@ -54,14 +56,17 @@ export async function askResolvers(
       ...(resolver.rows === "one" ? { maxRows: MAX_ROWS } : {}),
     },
   ]);
-  for (const { resolver } of calls) metrics.resolverExecutions.inc({ resolver: resolver.name });
+  const names = calls.map(({ resolver }) => resolver.name);
+  for (const resolver of names) metrics.resolverExecutions.inc({ resolver });
+  const timers = names.map((resolver) => metrics.resolverSeconds.startTimer({ resolver }));
   stream.write(encodePipeline([...before, ...asked, ROLLBACK]));
-  const { results, columns, error } = await readAnswers(stream, greeting, calls, metrics, signal);
+  const { results, columns, error } = await readAnswers(stream, silent, names, metrics, signal);
+  for (const end of timers) end();
   if (error !== undefined) {
     stream.write(encodePipeline([ROLLBACK]));
-    await runPipeline(stream, greeting, signal);
+    await runPipeline(stream, silent, signal);
     // What failed comes behind what has answered; each call has two statements.
-    const name = calls[Math.floor((results.length - before.length) / 2)]?.resolver.name ?? "";
+    const name = names[Math.floor((results.length - before.length) / 2)] ?? "";
     metrics.resolverErrors.inc({ resolver: name });
     throw new QueryFailed(`resolver ${name}: ${withoutValues(error)}`, sqlstateOf(error.response.body));
   }
@@ -74,16 +79,15 @@ export async function askResolvers(
 /** An answer that has no end, or is no answer to a query, is a resolver's fault; the session is not used again. */
 async function readAnswers(
   stream: MessageStream,
-  greeting: Greeting,
-  calls: readonly ResolverCall[],
+  greeting: Told,
+  names: readonly string[],
   metrics: Metrics,
   signal: AbortSignal,
 ): Promise<PipelineOutcome> {
   try {
-    return await runPipeline(stream, greeting, signal, true);
+    return await runPipeline(stream, greeting, signal, { isDescribed: true });
   } catch (error) {
     if (!(error instanceof ProxyError) || error.code !== "upstream_protocol") throw error;
-    const names = calls.map(({ resolver }) => resolver.name);
     for (const resolver of names) metrics.resolverErrors.inc({ resolver });
     throw new ProxyError("resolver_failed", { detail: `resolver ${names.join(", ")}: ${error.detail}` });
   }

@@ -20,8 +20,10 @@ export interface Invalidation {
 /** Far more login roles than there are; with more, a change is looked for in all names. */
 const MAX_ROLES = 1_000;
 
-/** A value that is longer is no number and no UUID. */
+/** What is longer, without its leading zeros, is no number of PostgreSQL's. */
 const MAX_FOLDED_NUMBER = 100;
+
+const LEADING_ZEROS = /^([+-]?(?:0[xob])?)[0_]+(?=[0-9_])/;
 
 export class CallNames {
   readonly #isPerContext: boolean;
@@ -62,13 +64,21 @@ function join(database: string, role: string, resolver: string, values: readonly
   return [database, role, resolver, ...values].join("\0");
 }
 
-/** One text for all spellings of a UUID or a whole number, and for texts that differ in case, accents or space around. */
+/**
+ * One text for all spellings of a UUID or a whole number, and for texts that differ in case, accents, space around or
+ * characters that cannot be seen.
+ */
 function fold(value: string): string {
-  const plain = value.normalize("NFKD").replace(/\p{M}/gu, "").trim().toLowerCase();
-  if (plain.length > MAX_FOLDED_NUMBER) return plain;
+  const visible = value
+    .normalize("NFKD")
+    .replace(/[\p{M}\p{C}]/gu, "")
+    .trim();
+  const plain = visible.toUpperCase().toLowerCase(); // so that ß is ss
   const digits = plain.replace(/[{}-]/g, "");
   if (/^[0-9a-f]{32}$/.test(digits)) return digits;
-  const [, sign, number = ""] = /^([+-]?)([0-9_]+|0x[0-9a-f_]+|0o[0-7_]+|0b[01_]+)$/.exec(plain) ?? [];
+  const short = plain.replace(LEADING_ZEROS, "$1");
+  if (short.length > MAX_FOLDED_NUMBER) return plain;
+  const [, sign, number = ""] = /^([+-]?)([0-9_]+|0x[0-9a-f_]+|0o[0-7_]+|0b[01_]+)$/.exec(short) ?? [];
   if (!/[0-9a-f]$/.test(number)) return plain;
   const whole = BigInt(number.replaceAll("_", ""));
   return String(sign === "-" ? -whole : whole);

@@ -6,23 +6,37 @@
 import type { Config } from "../../config/settings.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import { sqlstateOf, withFatalSeverity } from "../../protocol/backend-messages.ts";
+import type { Clock } from "../../lib/clock.ts";
+import { RecentKeys } from "../../lib/recent-keys.ts";
 import type { Logger } from "../../observe/logger.ts";
 import type { StartupParameter } from "../../protocol/startup.ts";
 import type { MessageStream } from "../message-stream.ts";
 import type { ContextValue, TenantIdentity } from "../tenant/identity.ts";
 import { UpstreamRefusal, type Greeting } from "../upstream/await-ready.ts";
 import { mayPin } from "../upstream/tenant-startup.ts";
-import { encodePipeline, runPipeline, setConfig, type Row, type Statement } from "../upstream/pipeline.ts";
+import {
+  encodePipeline,
+  runPipeline,
+  setConfig,
+  type PipelineOutcome,
+  type Row,
+  type Statement,
+} from "../upstream/pipeline.ts";
 import { HELLO, isNotInstalled, type Seal } from "./seal.ts";
 import { assertRolesAreSafe, ROLE_QUESTION, type SafeRoles } from "./role-safety.ts";
 
 type InjectConfig = Pick<Config, "contextInjection" | "contextSeal" | "upstreamStartupParameters" | "allowUnsafeRoles">;
+
+/** A line a minute for each database without the seal: there may be hundreds of logins a second. */
+export const createUnsealed = (clock: Clock): RecentKeys => new RecentKeys(clock, 60_000, 1_000);
 
 export interface InjectServices {
   readonly config: InjectConfig;
   readonly safeRoles: SafeRoles;
   /** Undefined with `context_seal = off`. */
   readonly seal: Seal | undefined;
+  /** Databases without the seal that were warned of. */
+  readonly unsealed: RecentKeys;
   readonly log: Logger;
 }
 
@@ -36,10 +50,10 @@ export async function injectContext(
   identity: TenantIdentity,
   resolved: readonly ContextValue[],
   greeting: Greeting,
-  { config, safeRoles, seal, log }: InjectServices,
+  { config, safeRoles, seal, unsealed, log }: InjectServices,
   signal: AbortSignal,
 ): Promise<void> {
-  const hello = seal && (await askHello(upstream, identity, greeting, { config, log }, signal));
+  const hello = seal && (await askHello(upstream, identity, greeting, { config, unsealed, log }, signal));
   const context = [...contextToSet(identity, greeting, config), ...resolved];
   const spoken = hello === undefined ? context : [...context, ...identity.context];
   const needsUtf8 = !isAscii(spoken) && !isSameEncoding("UTF8", greeting.parameters.get("client_encoding"));
@@ -83,17 +97,36 @@ async function askHello(
   upstream: MessageStream,
   { database }: TenantIdentity,
   greeting: Greeting,
-  { config: { contextSeal }, log }: Pick<InjectServices, "config" | "log">,
+  { config: { contextSeal }, unsealed, log }: Pick<InjectServices, "config" | "unsealed" | "log">,
   signal: AbortSignal,
 ): Promise<readonly Row[] | undefined> {
   upstream.write(encodePipeline([HELLO]));
   const { results, error } = await runPipeline(upstream, greeting, signal);
   if (error === undefined) return results[0];
-  if (contextSeal === "on" && isNotInstalled(sqlstateOf(error.response.body))) {
-    log.warn({ database, cause: error.text }, "the context is not sealed: install sql/seal.sql in this database");
-    return undefined;
+  assertMayBeUnsealed(error, database, { config: { contextSeal }, unsealed, log });
+  return undefined;
+}
+
+/**
+ * pgvpd.hello() has failed: with `context_seal = on` the context stays unsealed where the functions are not installed.
+ *
+ * @throws ProxyError context_failed (28000) everywhere else.
+ */
+export function assertMayBeUnsealed(
+  error: NonNullable<PipelineOutcome["error"]>,
+  database: string,
+  {
+    config: { contextSeal },
+    unsealed,
+    log,
+  }: { config: Pick<InjectConfig, "contextSeal"> } & Pick<InjectServices, "unsealed" | "log">,
+): void {
+  if (contextSeal !== "on" || !isNotInstalled(sqlstateOf(error.response.body))) {
+    throw new ProxyError("context_failed", { detail: `context_seal = ${contextSeal}: ${error.text}` });
   }
-  throw new ProxyError("context_failed", { detail: `context_seal = ${contextSeal}: ${error.text}` });
+  if (unsealed.has(database)) return;
+  log.warn({ database, cause: error.text }, "the context is not sealed: install sql/seal.sql in this database");
+  unsealed.add(database);
 }
 
 /**

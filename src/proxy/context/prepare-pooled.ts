@@ -7,8 +7,9 @@ import { randomBytes, randomInt } from "node:crypto";
 import { serialize } from "pg-protocol";
 import type { Config } from "../../config/settings.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
+import type { RecentKeys } from "../../lib/recent-keys.ts";
 import type { Logger } from "../../observe/logger.ts";
-import { decodeParameterStatus, sqlstateOf, withFatalSeverity } from "../../protocol/backend-messages.ts";
+import { decodeParameterStatus, withFatalSeverity } from "../../protocol/backend-messages.ts";
 import { backend, IDLE } from "../../protocol/message-types.ts";
 import { foldName } from "../../protocol/startup.ts";
 import type { MessageStream } from "../message-stream.ts";
@@ -22,9 +23,9 @@ import {
   type Row,
   type Statement,
 } from "../upstream/pipeline.ts";
-import { assertContextIs, emptied } from "./inject-context.ts";
+import { assertContextIs, assertMayBeUnsealed, emptied } from "./inject-context.ts";
 import { assertRolesAreSafe, ROLE_QUESTION, type SafeRoles } from "./role-safety.ts";
-import { HELLO, isNotInstalled, type Seal } from "./seal.ts";
+import { HELLO, type Seal } from "./seal.ts";
 
 const MARKER_BYTES = 16;
 const DISCARD_ALL = "DISCARD ALL";
@@ -34,6 +35,7 @@ export interface PreparePooledServices {
   readonly safeRoles: SafeRoles;
   /** Undefined with `context_seal = off`. */
   readonly seal: Seal | undefined;
+  readonly unsealed: RecentKeys;
   readonly log: Logger;
 }
 
@@ -75,7 +77,7 @@ export async function preparePooled(
   target: PooledTarget,
   client: PooledClient,
   { discards, setsContext, isInTransaction = false }: Extent,
-  { config, safeRoles, seal, log }: PreparePooledServices,
+  { config, safeRoles, seal, unsealed, log }: PreparePooledServices,
   signal: AbortSignal,
 ): Promise<void> {
   const { stream } = target;
@@ -97,17 +99,12 @@ export async function preparePooled(
       stream.write(Buffer.concat([...writes.splice(0), encodePipeline([mark(marker), HELLO])]));
       if (mustDiscard) await expectDiscarded(stream, target, signal);
       mustDiscard = false;
-      const { results, error } = await runPipeline(stream, heard, signal, false, isInTransaction);
+      const { results, error } = await runPipeline(stream, heard, signal, { mayBeInTransaction: isInTransaction });
       assertMarked(results[0], marker, error);
       if (error === undefined) {
         hello = results[1];
         target.isSealed = true;
-      } else if (config.contextSeal === "on" && isNotInstalled(sqlstateOf(error.response.body))) {
-        log.warn(
-          { database: identity.database, cause: error.text },
-          "the context is not sealed: install sql/seal.sql in this database",
-        );
-      } else throw new ProxyError("context_failed", { detail: `context_seal = ${config.contextSeal}: ${error.text}` });
+      } else assertMayBeUnsealed(error, identity.database, { config, unsealed, log });
     }
   }
 
@@ -138,7 +135,7 @@ export async function preparePooled(
   stream.write(Buffer.concat(writes));
   if (mustDiscard) await expectDiscarded(stream, target, signal);
   if (setsContext) {
-    const { results, error } = await runPipeline(stream, heard, signal, false, isInTransaction);
+    const { results, error } = await runPipeline(stream, heard, signal, { mayBeInTransaction: isInTransaction });
     assertMarked(results[0], marker, error);
     if (error !== undefined) throw new ProxyError("context_failed", { detail: error.text });
     assertContextIs(context, results[contextAt]);
@@ -148,7 +145,7 @@ export async function preparePooled(
     }
   }
   if (changed.length > 0) {
-    const { error } = await runPipeline(stream, heard, signal, false, isInTransaction);
+    const { error } = await runPipeline(stream, heard, signal, { mayBeInTransaction: isInTransaction });
     if (error !== undefined) throw new UpstreamRefusal(withFatalSeverity(error.response));
   }
   for (const [name, value] of client.settings) target.applied.set(name, value);

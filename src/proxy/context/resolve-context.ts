@@ -2,6 +2,7 @@
  * Derives the rest of a context from the database: each level of the plan is one round trip, what is cached none. A
  * resolver whose input is missing does not run, and its outputs stay unset; one that is required then ends the login.
  */
+import { choosesRole } from "../../config/resolver-plan.ts";
 import type { Resolver, ResolverPlan } from "../../config/resolvers-file.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import { raceAbort } from "../../lib/deadline.ts";
@@ -50,7 +51,7 @@ export async function resolveContext(
   identity: TenantIdentity,
   plan: ResolverPlan,
   ask: AskResolvers,
-  cache: ResolverCache,
+  cache: Pick<ResolverCache, "run">,
   signal: AbortSignal,
 ): Promise<Resolved> {
   const known = new Map(identity.context.map(({ name, value }) => [name.toLowerCase(), value]));
@@ -76,6 +77,12 @@ export async function resolveContext(
     }
   }
   return { context, loginRole, used };
+}
+
+/** @throws ProxyError resolver_failed where a resolver should have chosen a role, and has not, or one that tenants may not have. */
+export function checkRole(plan: ResolverPlan, role: string | undefined, loginRoles: readonly string[]): void {
+  if (!choosesRole(plan) || (role !== undefined && loginRoles.includes(role))) return;
+  throw new ProxyError("resolver_failed", { detail: `role ${role ?? "NULL"} is not one of login_roles` });
 }
 
 /** @throws ProxyError resolver_failed where an answer is not one of its resolver. */

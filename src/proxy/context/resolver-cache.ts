@@ -12,6 +12,8 @@ import { CallNames, isSameCall, type Invalidation, type WhoAsks } from "./call-n
 import type { Outputs, ResolverCall } from "./resolve-context.ts";
 
 const MAX_ANSWERS = 10_000;
+/** Of all values and answers together. */
+const MAX_CHARACTERS = 64 * 1024 * 1024;
 /** An answer without any value is kept at most so long. */
 const MAX_NEGATIVE_MS = 5_000;
 /** Up to a tenth less than cache_ttl: answers that came together do not end together. */
@@ -43,7 +45,15 @@ export class ResolverCache {
     this.#metrics = metrics;
     this.#random = random;
     this.#names = new CallNames(isPerContext);
-    this.#answers = new LRUCache({ max: MAX_ANSWERS, ttl: 1, ttlResolution: 0, perf: clock });
+    this.#answers = new LRUCache({
+      max: MAX_ANSWERS,
+      maxSize: MAX_CHARACTERS,
+      sizeCalculation: ({ call, outputs }, key) => charactersOf([key, ...call.values, ...outputs]),
+      ttl: 1,
+      ttlResolution: 0,
+      perf: clock,
+      dispose: ({ call }) => metrics.countKept(call.resolver.name, -1),
+    });
   }
 
   /**
@@ -109,7 +119,6 @@ export class ResolverCache {
   clear(): void {
     this.#answers.clear();
     this.#asking.clear();
-    this.#metrics.resolverCacheSize.set(0);
   }
 
   #keys(): string[] {
@@ -121,10 +130,10 @@ export class ResolverCache {
     const key = this.#names.nameOf(who, call);
     const entry = this.#answers.get(key) ?? this.#asking.get(key);
     if (entry === undefined || !isSameCall(entry.call, call)) {
-      this.#metrics.resolverCacheMisses.inc();
+      this.#metrics.countLookup(call.resolver.name, "miss");
       return undefined;
     }
-    this.#metrics.resolverCacheHits.inc();
+    this.#metrics.countLookup(call.resolver.name, "hit");
     return entry.outputs;
   }
 
@@ -149,7 +158,7 @@ export class ResolverCache {
       const isNegative = outputs.every((value) => value === null);
       const longest = isNegative ? Math.min(cacheTtlMs, MAX_NEGATIVE_MS) : cacheTtlMs;
       this.#answers.set(key, { call, outputs }, { ttl: longest * (1 - JITTER * this.#random()) });
-      this.#metrics.resolverCacheSize.set(this.#answers.size);
+      this.#metrics.countKept(call.resolver.name, 1);
     } catch {
       // Who asked hears of it.
     } finally {
@@ -158,10 +167,15 @@ export class ResolverCache {
   }
 
   #forget(key: string): void {
-    this.#answers.delete(key);
-    this.#asking.delete(key);
-    this.#metrics.resolverCacheSize.set(this.#answers.size);
+    for (const entries of [this.#answers, this.#asking]) {
+      const resolver = entries.get(key)?.call.resolver.name;
+      if (resolver !== undefined && entries.delete(key)) this.#metrics.resolverInvalidations.inc({ resolver });
+    }
   }
+}
+
+function charactersOf(texts: readonly (string | null)[]): number {
+  return texts.reduce((sum, text) => sum + (text?.length ?? 0), 0);
 }
 
 /** Of calls that were asked together one has failed, with values that may be of no other login's. */

@@ -2,22 +2,24 @@
  * The resolvers of a configuration, and where they run: on connections of their own, or on the client's upstream
  * connection before any byte of the client's.
  */
-import { clientAuthOf } from "../../config/login-method.ts";
-import { loadResolvers, ResolversError, type CodeResolver, type ResolverPlan } from "../../config/resolvers-file.ts";
-import type { Config } from "../../config/settings.ts";
+import { choosesRole, loadPlan, type PlanConfig } from "../../config/resolver-plan.ts";
+import type { CodeResolver, ResolverPlan } from "../../config/resolvers-file.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import type { MessageStream } from "../message-stream.ts";
 import type { ContextValue, ResolverTraits, TenantIdentity } from "../tenant/identity.ts";
 import type { Greeting } from "../upstream/await-ready.ts";
 import { withCode } from "./ask-code.ts";
 import { askResolvers } from "./ask-resolvers.ts";
+import type { Invalidation } from "./call-names.ts";
 import { DedicatedResolvers, type DedicatedConfig, type ResolverServices } from "./dedicated-resolvers.ts";
-import { resolveContext, type AskResolvers } from "./resolve-context.ts";
+import { checkRole, resolveContext, type AskResolvers } from "./resolve-context.ts";
 import { ResolverCache } from "./resolver-cache.ts";
 import { SessionWatches } from "./session-watches.ts";
 
-type ResolverConfig = DedicatedConfig &
-  Pick<Config, "resolvers" | "contextVariables" | "resolverUser" | "loginRoles" | "clientAuth" | "poolMode">;
+/** For databases whose changes nobody listens to. */
+const NO_CACHE: Pick<ResolverCache, "run"> = { run: (_, calls, ask) => ask(calls) };
+
+type ResolverConfig = DedicatedConfig & PlanConfig;
 
 /** The client's own upstream connection, and what came over it. */
 export interface OwnConnection {
@@ -33,6 +35,19 @@ export interface ResolvedContext {
   watch(end: (error: ProxyError) => void): Disposable;
 }
 
+/** A resolver as an operator sees it. */
+export interface ResolverInfo {
+  readonly name: string;
+  readonly kind: "query" | "code";
+  readonly params: readonly string[];
+  /** What it sets. */
+  readonly variables: readonly string[];
+  readonly required: boolean;
+  readonly cacheTtlMs: number;
+  readonly timeoutMs: number;
+  readonly onChange: string;
+}
+
 export class Resolvers {
   readonly #config: ResolverConfig;
   readonly #code: readonly CodeResolver[];
@@ -41,7 +56,7 @@ export class Resolvers {
   /** Undefined where resolvers run on the client's own connection. */
   readonly #dedicated: DedicatedResolvers | undefined;
   readonly #watches: SessionWatches;
-  /** Databases whose changes are listened to, or cannot be. */
+  /** Databases whose changes are listened to. */
   readonly #followed = new Set<string>();
   #plan: ResolverPlan;
 
@@ -51,7 +66,7 @@ export class Resolvers {
     this.#config = config;
     this.#code = code;
     this.#services = services;
-    this.#plan = load(config, code);
+    this.#plan = loadPlan(config, code);
     this.#dedicated = resolverUser === undefined ? undefined : new DedicatedResolvers(resolverUser, config, services);
     this.#cache = new ResolverCache(services.clock, services.metrics, { isPerContext: this.#dedicated === undefined });
     this.#watches = new SessionWatches(this.#dedicated?.askIn, services);
@@ -59,7 +74,7 @@ export class Resolvers {
 
   /** Reads the file again. @returns what puts it to use, with an empty cache. @throws ResolversError. */
   prepareReload(): () => void {
-    const plan = load(this.#config, this.#code);
+    const plan = loadPlan(this.#config, this.#code);
     return () => {
       this.#plan = plan;
       this.#cache.clear();
@@ -69,6 +84,19 @@ export class Resolvers {
   close(): void {
     this.#dedicated?.close();
     this.#watches.close();
+  }
+
+  /** In the order they run. */
+  get list(): readonly ResolverInfo[] {
+    return this.#plan.flat().map(({ source, inject, ...resolver }) => ({
+      ...resolver,
+      kind: "query" in source ? "query" : "code",
+      variables: inject.map(({ variable }) => variable),
+    }));
+  }
+
+  clearCache(): void {
+    this.#cache.clear();
   }
 
   /** What they mean for a client's StartupMessage. */
@@ -102,18 +130,31 @@ export class Resolvers {
       if (own === undefined) throw new ProxyError("resolver_failed", { detail: "there is no connection to ask on" });
       return askResolvers(own.stream, own.greeting, calls, resolverSearchPath, metrics, signal);
     };
-    this.#follow(identity.database);
-    const ask = withCode(this.#dedicated?.askIn(identity.database) ?? onOwnConnection, identity, clock, metrics);
+    if (own !== undefined && this.chooseRole) {
+      throw new ProxyError("resolver_failed", {
+        detail: "since a reload a resolver chooses the role; this login had one",
+      });
+    }
+    const { variables, areInSession } = this.traits;
+    const mayHoldMore = areInSession && identity.forwarded.length > 0;
+    if (mayHoldMore || !variables.every((name) => identity.derived.includes(name))) {
+      throw new ProxyError("resolver_failed", { detail: "the resolvers were changed by a reload during this login" });
+    }
+    const { database } = identity;
+    const ask = withCode(this.#dedicated?.askIn(database) ?? onOwnConnection, identity, clock, metrics);
     const { changes } = this.#watches;
     const plan = this.#plan;
-    const { context, loginRole, used } = await resolveContext(identity, plan, ask, this.#cache, signal);
-    if (choosesRole(plan) && (loginRole === undefined || !loginRoles.includes(loginRole))) {
-      throw new ProxyError("resolver_failed", { detail: `role ${loginRole ?? "NULL"} is not one of login_roles` });
-    }
+    const cache = this.#dedicated === undefined || this.#followed.has(database) ? this.#cache : NO_CACHE;
+    const { context, loginRole, used } = await resolveContext(identity, plan, ask, cache, signal);
+    checkRole(plan, loginRole, loginRoles);
+    this.#follow(database);
     return { context, loginRole, watch: (end) => this.#watches.watch(identity, used, changes, end) };
   }
 
-  /** Listens for changes in a database, where anything of it may be kept. Until it does, nothing is. */
+  /**
+   * Listens for changes in a database, where anything of it may be kept. Until it does, nothing is. The database exists: a
+   * client's mere word for one takes no listener away from others.
+   */
   #follow(database: string): void {
     const isKept = this.#plan.flat().some(({ cacheTtlMs, onChange }) => cacheTtlMs > 0 || onChange === "terminate");
     if (this.#dedicated === undefined || !isKept || this.#followed.has(database)) return;
@@ -121,7 +162,8 @@ export class Resolvers {
     const isListening = this.#dedicated.listenTo(database, {
       onTrusted: () => this.#cache.trust(database),
       onLost: () => this.#cache.distrust(database),
-      onChange: (change) => {
+      onChange: (told) => {
+        const change = this.#widen(told);
         this.#cache.invalidate(change);
         this.#watches.check(change);
       },
@@ -132,30 +174,10 @@ export class Resolvers {
     });
     if (isListening) this.#followed.add(database);
   }
-}
 
-function choosesRole(plan: ResolverPlan): boolean {
-  return plan.flat().some(({ roleColumn }) => roleColumn !== undefined);
-}
-
-function load(config: ResolverConfig, code: readonly CodeResolver[]): ResolverPlan {
-  const plan = loadResolvers(config.resolvers, code, config.contextVariables);
-  const terminating = plan.flat().find(({ onChange }) => onChange === "terminate");
-  if (terminating !== undefined && config.resolverUser === undefined) {
-    const { name } = terminating;
-    throw new ResolversError([`${config.resolvers}: resolver "${name}": on_change = terminate needs resolver_user`]);
+  /** Fewer values than the resolver has, or more, are those of no call: then everything of it has changed. */
+  #widen(change: Invalidation): Invalidation {
+    const resolver = this.#plan.flat().find(({ name }) => name === change.resolver);
+    return resolver?.params.length === change.values.length ? change : { ...change, values: [] };
   }
-  const chooser = plan.flat().find(({ roleColumn }) => roleColumn !== undefined);
-  if (chooser === undefined) return plan;
-  const missing = [
-    ...(config.resolverUser === undefined ? ["resolver_user"] : []),
-    ...(clientAuthOf(config) === "relay" ? ["client_auth = scram or cleartext"] : []),
-    ...(config.loginRoles.length === 0 ? ["login_roles"] : []),
-  ];
-  if (missing.length > 0) {
-    throw new ResolversError([
-      `${config.resolvers ?? "resolvers"}: resolver "${chooser.name}": inject_role needs ${missing.join(", ")}`,
-    ]);
-  }
-  return plan;
 }

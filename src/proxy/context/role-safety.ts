@@ -5,6 +5,7 @@
  */
 import { ProxyError } from "../../errors/proxy-error.ts";
 import type { Clock } from "../../lib/clock.ts";
+import { RecentKeys } from "../../lib/recent-keys.ts";
 import type { TenantIdentity } from "../tenant/identity.ts";
 import type { Row } from "../upstream/pipeline.ts";
 
@@ -43,21 +44,18 @@ export function assertRolesAreSafe({ loginRole, targetRole }: TenantIdentity, ro
 
 /** The pairs that were found safe less than a minute ago. An unsafe one is asked for again at every login. */
 export class SafeRoles {
-  readonly #clock: Clock;
-  readonly #until = new Map<string, number>();
+  readonly #pairs: RecentKeys;
 
   constructor(clock: Clock) {
-    this.#clock = clock;
+    this.#pairs = new RecentKeys(clock, REMEMBERED_MS, MAX_REMEMBERED);
   }
 
   has(identity: TenantIdentity): boolean {
-    const until = this.#until.get(keyOf(identity));
-    return until !== undefined && this.#clock.now() < until;
+    return this.#pairs.has(keyOf(identity));
   }
 
   add(identity: TenantIdentity): void {
-    if (this.#until.size >= MAX_REMEMBERED) this.#until.clear();
-    this.#until.set(keyOf(identity), this.#clock.now() + REMEMBERED_MS);
+    this.#pairs.add(keyOf(identity));
   }
 }
 

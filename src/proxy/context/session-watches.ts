@@ -31,12 +31,11 @@ export class SessionWatches {
   readonly #services: WatchServices;
   readonly #names = new CallNames(false);
   readonly #watches = new Map<string, Set<Watch>>();
-  /** Names that are to be asked again, in turn: one query at a time, however much changes. */
-  readonly #queue = new Set<string>();
+  /** For each database, names that are to be asked again, in turn: one query at a time, however much changes. */
+  readonly #queues = new Map<string, Set<string>>();
   /** Names that could not be asked. */
   readonly #unknown = new Set<string>();
   #retry: Disposable | undefined;
-  #isWorking = false;
   #changes = 0;
 
   /** @param askIn where resolvers are run again; undefined: nobody listens for changes, and nothing is watched. */
@@ -94,18 +93,26 @@ export class SessionWatches {
   }
 
   #enqueue(names: readonly string[]): void {
-    for (const name of names) if (this.#watches.has(name)) this.#queue.add(name);
-    if (this.#queue.size > 0 && !this.#isWorking) void this.#work();
+    for (const name of names) {
+      if (!this.#watches.has(name)) continue;
+      const database = name.slice(0, name.indexOf("\0"));
+      const queue = this.#queues.get(database);
+      if (queue === undefined) void this.#work(database, name);
+      else queue.add(name);
+    }
   }
 
-  async #work(): Promise<void> {
-    this.#isWorking = true;
-    for (const name of this.#queue) {
-      this.#queue.delete(name);
-      if (await this.#compare(this.#watches.get(name) ?? new Set(), name)) this.#unknown.delete(name);
+  /** Each database by itself: one that does not answer keeps no other waiting. */
+  async #work(database: string, first: string): Promise<void> {
+    const queue = new Set([first]);
+    this.#queues.set(database, queue);
+    for (const name of queue) {
+      queue.delete(name);
+      // Who comes while the database is asked may know more than its answer does; a change meanwhile is in the queue.
+      if (await this.#compare([...(this.#watches.get(name) ?? [])], name)) this.#unknown.delete(name);
       else this.#askLater(name);
     }
-    this.#isWorking = false;
+    this.#queues.delete(database);
   }
 
   #askLater(name: string): void {
@@ -119,7 +126,7 @@ export class SessionWatches {
   }
 
   /** Ends what has another answer now. @returns false where the database could not be asked. */
-  async #compare(watches: ReadonlySet<Watch>, name: string): Promise<boolean> {
+  async #compare(watches: readonly Watch[], name: string): Promise<boolean> {
     const asked: { readonly call: ResolverCall; readonly now: string | undefined }[] = [];
     for (const { database, call, outputs, end } of watches) {
       let answer = asked.find((one) => isSameCall(one.call, call));

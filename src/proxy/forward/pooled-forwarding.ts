@@ -16,7 +16,7 @@ import type { Borrower } from "../pool/borrower.ts";
 import type { Applicant, Pool, Request } from "../pool/pool.ts";
 import type { Holder, PooledSession } from "../pool/pooled-session.ts";
 import { moveToDirectRead } from "../socket/direct-read.ts";
-import { encodeCloseStatement, encodeParse, type Prepared } from "../pool/prepared.ts";
+import { encodeCloseStatement, encodeParse, serverNameOf, type Prepared } from "../pool/prepared.ts";
 import { effects, type Effects, type PinReason } from "../pool/sql-effects.ts";
 import { UpstreamRefusal } from "../upstream/await-ready.ts";
 import type { CancelSubject, HeldTarget } from "../upstream/cancel-keys.ts";
@@ -33,6 +33,8 @@ const MAX_OUTSTANDING = 4_096;
 /** What a client's prepared statements may take here; beyond it the client keeps its session. */
 const MAX_STATEMENT_BYTES = 1024 * 1024;
 const MAX_STATEMENTS = 5_000;
+/** SETs and RESETs that are noted until their answer. */
+const MAX_NOTED = 100;
 
 const PARSE_COMPLETE = encodeMessage(backend.parseComplete, Buffer.alloc(0));
 const READY_IDLE = encodeMessage(backend.readyForQuery, Buffer.of(IDLE));
@@ -83,6 +85,9 @@ export interface PooledForwardServices {
   /** Counts a client that keeps its session, by the reason. */
   countPin(reason: PinReason): void;
 }
+
+/** Whether the client has a session now, waits for one, or needs none. */
+export type PoolState = "active" | "waiting" | "idle";
 
 export class PooledForwarding implements Holder, Applicant {
   readonly client: Duplex;
@@ -136,13 +141,16 @@ export class PooledForwarding implements Holder, Applicant {
   #isInCopy = false;
   /** Extended messages have been sent since the last Sync. */
   #isUnsynced = false;
+  /** And a Flush behind some of them. */
+  #isFlushed = false;
+  /** A message of either side is lost in part: nothing that is read or sent there means what it says. */
+  #isCutApart = false;
 
   // What keeps the session, or has to be done before it goes.
   #pinReason: PinReason | undefined;
   /** Answers cannot be told apart any more: nothing of ours is put between the client's messages. */
   #isBlind = false;
   #isTainted = false;
-  #hasLeftovers = false;
   #resetsUnsynced = false;
   #mustRestore = false;
   readonly #resetNames: string[] = [];
@@ -152,6 +160,7 @@ export class PooledForwarding implements Holder, Applicant {
   #readies = 0;
   #transactions = 0;
   #clientReadsAtReady = 0;
+  #fromUpstream = 0;
 
   /** @param first the session that the client has logged in with. */
   constructor(
@@ -179,9 +188,14 @@ export class PooledForwarding implements Holder, Applicant {
     this.client.pause();
   }
 
-  /** Bytes read from the client since its connection was opened, where the socket counts them. */
-  get bytes(): { fromClient: number | undefined; fromUpstream: undefined } {
-    return { fromClient: (this.client as { bytesRead?: number }).bytesRead, fromUpstream: undefined };
+  /** Bytes read from the client since its connection was opened, where the socket counts them; of the upstream its own. */
+  get bytes(): { fromClient: number | undefined; fromUpstream: number } {
+    return { fromClient: (this.client as { bytesRead?: number }).bytesRead, fromUpstream: this.#fromUpstream };
+  }
+
+  get poolState(): PoolState {
+    if (this.#session !== undefined) return "active";
+    return this.#request === undefined ? "idle" : "waiting";
   }
 
   /** Why the client keeps its session, where it does. */
@@ -223,9 +237,11 @@ export class PooledForwarding implements Holder, Applicant {
   onUpstreamBytes(bytes: Buffer): boolean {
     if (this.#isClosing) return true;
     this.#upstreamReads += 1;
+    this.#fromUpstream += bytes.length;
     try {
       this.#readServer(this.#serverTail === undefined ? bytes : Buffer.concat([this.#serverTail, bytes]));
     } catch (failure) {
+      this.#isCutApart = true; // where its next message begins is not known any more
       this.#onFailure(failure);
     }
     return this.client.writableLength === 0;
@@ -251,11 +267,18 @@ export class PooledForwarding implements Holder, Applicant {
 
   get #activityState(): Activity["state"] {
     if (this.#session === undefined) return this.#isStalled || this.#request !== undefined ? "waiting" : "idle";
+    if (this.#restoring !== undefined) return "waiting";
     if (this.#isInCopy) return "held";
-    const isAnswered = this.#isBlind ? this.#clientReads === this.#clientReadsAtReady : this.#answers.size === 0;
-    if (!isAnswered) return "busy";
-    if (this.#mustRestore) return "waiting";
-    return this.#status !== IDLE || this.#isUnsynced || this.#clientLeft > 0 ? "held" : "idle";
+    if (this.#owesAnswer) return "busy";
+    if (this.#mustRestore && !this.#isUnsynced) return "waiting";
+    const isInside = this.#status !== IDLE || this.#isUnsynced || this.#answers.isSkipping || this.#clientLeft > 0;
+    return isInside ? "held" : "idle";
+  }
+
+  /** Without a Sync or a Flush behind them, the server answers extended messages late or not at all: it waits for the client. */
+  get #owesAnswer(): boolean {
+    if (this.#isBlind) return this.#clientReads !== this.#clientReadsAtReady;
+    return this.#isFlushed ? this.#answers.size > 0 : this.#answers.outstandingReady > 0;
   }
 
   // From the client.
@@ -284,9 +307,11 @@ export class PooledForwarding implements Holder, Applicant {
     const bytes = this.#held;
     this.#held = undefined;
     this.#isStalled = false;
+    const wasInside = this.#clientLeft > 0;
     try {
       if (bytes !== undefined) this.#readClient(bytes);
     } catch (failure) {
+      this.#isCutApart ||= wasInside; // the end of that message has not been sent
       this.#onFailure(failure);
       return;
     }
@@ -401,7 +426,7 @@ export class PooledForwarding implements Holder, Applicant {
     const isWhole = available === end;
     switch (type) {
       case frontend.query:
-        return this.#takeQuery(session, bytes, at, available, isWhole);
+        return this.#takeQuery(session, bytes, at, available, end);
       case frontend.parse:
         return this.#takeParse(session, bytes, at, available, isWhole);
       case frontend.bind: {
@@ -422,6 +447,7 @@ export class PooledForwarding implements Holder, Applicant {
         return this.#expect(asked.execute, at);
       case frontend.sync:
         this.#isUnsynced = false;
+        this.#isFlushed = false;
         if (this.#resetsUnsynced) this.#restoreLater();
         this.#push(asked.sync);
         return at;
@@ -431,6 +457,7 @@ export class PooledForwarding implements Holder, Applicant {
         return at;
       default: // Flush
         this.#isUnsynced = true;
+        this.#isFlushed = true;
         return at;
     }
   }
@@ -447,7 +474,7 @@ export class PooledForwarding implements Holder, Applicant {
 
   /** Whether the next message has to wait for an answer to what was sent before. */
   #mustWait(): boolean {
-    if (this.#isBlind) return false;
+    if (this.#isBlind || this.#answers.isSkipping) return false;
     if (this.#mustRestore || this.#answers.size > MAX_OUTSTANDING) return true;
     const mayGo = this.#isTransactionMode && this.#pinReason === undefined;
     return (
@@ -455,7 +482,8 @@ export class PooledForwarding implements Holder, Applicant {
     );
   }
 
-  #takeQuery(session: PooledSession, bytes: Buffer, at: number, available: number, isWhole: boolean): number {
+  #takeQuery(session: PooledSession, bytes: Buffer, at: number, available: number, end: number): number {
+    const isWhole = available === end;
     const textEnd = isWhole ? available - 1 : available;
     const found = this.#services.pool.reader.read(bytes, at + HEADER_BYTES, textEnd);
     if (!isWhole) this.#isTainted = true;
@@ -463,7 +491,7 @@ export class PooledForwarding implements Holder, Applicant {
     if (this.#mustRefuse(found)) {
       this.#push(asked.query);
       this.#replace(encodeMessage(frontend.query, Buffer.from(`${refusal(found)}\0`)));
-      return available;
+      return end;
     }
     if (found.bits !== 0) this.#apply(session, found);
     const about = (found.bits & effects.deallocates) === 0 ? undefined : this.#deallocate(session, found);
@@ -521,7 +549,10 @@ export class PooledForwarding implements Holder, Applicant {
       this.#push(asked.parse);
       return at;
     }
-    if (this.#statements.size >= MAX_STATEMENTS || this.#statementBytes + definition.length > MAX_STATEMENT_BYTES) {
+    if (
+      this.#statements.size >= MAX_STATEMENTS ||
+      this.#statementBytes + definition.length + name.length > MAX_STATEMENT_BYTES
+    ) {
       this.#pin("statement_memory");
       this.#push(asked.parse);
       return at;
@@ -530,16 +561,15 @@ export class PooledForwarding implements Holder, Applicant {
     const about = { prepared, name };
     const isThere = session.statements.get(prepared) === prepared.number;
     if (isThere && this.#status === FAILED)
-      this.#hasLeftovers = true; // the server refuses it in its own words
+      session.hasLeftovers = true; // the server refuses it in its own words
     else if (isThere && !this.#isBlind) {
       this.#replace();
       this.#push(asked.skippedParse, about);
-      this.#answerSkipped();
+      if (this.#serverLeft === 0) this.#answerSkipped();
       return available;
     }
     this.#makeRoom(session, config.maxPreparedStatements);
-    session.statements.set(prepared, prepared.number);
-    this.#replace(...this.#parseAs(prepared));
+    this.#replace(...this.#parseAs(session, prepared));
     this.#push(asked.parse, about);
     return available;
   }
@@ -550,23 +580,33 @@ export class PooledForwarding implements Holder, Applicant {
     return end;
   }
 
-  /** Parse under our name; behind a DEALLOCATE that may have failed, the name may still be taken. */
-  #parseAs({ serverName, definition }: Prepared): Buffer[] {
-    const parse = encodeParse(serverName, definition);
-    if (!this.#hasLeftovers) return [parse];
+  /**
+   * Parse under our name. Behind a DEALLOCATE that may have failed the name may still be taken, and what the statement was
+   * called before is of no use any more.
+   */
+  #parseAs({ statements, hasLeftovers }: PooledSession, prepared: Prepared): Buffer[] {
+    const parse = encodeParse(prepared.serverName, prepared.definition);
+    const before = statements.get(prepared);
+    statements.set(prepared, prepared.number);
+    const isReplaced = before !== undefined && before !== prepared.number;
+    if (!isReplaced && !hasLeftovers) return [parse];
     this.#push(asked.ourClose);
-    return [encodeCloseStatement(serverName), parse];
+    return [encodeCloseStatement(isReplaced ? serverNameOf(before) : prepared.serverName), parse];
   }
 
   /** Closes what was used longest ago. */
   #makeRoom({ statements }: PooledSession, most: number): void {
     if (this.#isBlind) return;
-    for (const [prepared] of statements) {
+    for (const [prepared, number] of statements) {
       if (statements.size < most) return;
       statements.delete(prepared);
-      this.#push(asked.ourClose);
-      this.#replace(encodeCloseStatement(prepared.serverName));
+      this.#push(asked.ourClose, { undo: () => this.#noteLeftovers() });
+      this.#replace(encodeCloseStatement(serverNameOf(number)));
     }
+  }
+
+  #noteLeftovers(): void {
+    if (this.#session !== undefined) this.#session.hasLeftovers = true;
   }
 
   /** Bind, or Describe of a statement: it is there, under the name that the server knows it by. */
@@ -596,7 +636,7 @@ export class PooledForwarding implements Holder, Applicant {
       return at;
     }
     this.#bring(session, prepared);
-    this.#push(kind, { ...done, prepared });
+    this.#push(kind, done === undefined ? { prepared } : { ...done, prepared });
     const head = bytes.subarray(at + HEADER_BYTES, before);
     const length = end - at - 1 - (nameEnd - before) + prepared.serverName.length;
     const renamed = Buffer.allocUnsafe(HEADER_BYTES);
@@ -627,8 +667,7 @@ export class PooledForwarding implements Holder, Applicant {
     }
     if (this.#isBlind) throw new ProxyError("copy_ambiguous");
     this.#makeRoom(session, maxPreparedStatements);
-    statements.set(prepared, prepared.number);
-    this.#replace(...this.#parseAs(prepared));
+    this.#replace(...this.#parseAs(session, prepared));
     this.#push(asked.ourParse, { prepared });
   }
 
@@ -669,14 +708,14 @@ export class PooledForwarding implements Holder, Applicant {
     const prepared = this.#statements.get(name);
     if (prepared === undefined) return undefined;
     this.#statements.delete(name);
-    this.#statementBytes -= prepared.definition.length;
+    this.#statementBytes -= prepared.definition.length + name.length;
     return { undo: () => this.#remember(name, prepared) };
   }
 
   #remember(name: string, prepared: Prepared): void {
     if (this.#statements.has(name)) return;
     this.#statements.set(name, prepared);
-    this.#statementBytes += prepared.definition.length;
+    this.#statementBytes += prepared.definition.length + name.length;
   }
 
   #deallocate(session: PooledSession, { deallocated }: Effects): About | undefined {
@@ -685,7 +724,7 @@ export class PooledForwarding implements Holder, Applicant {
       this.#statements.clear();
       this.#statementBytes = 0;
       session.statements.clear();
-      this.#hasLeftovers = true;
+      session.hasLeftovers = true;
       this.#isTainted = true;
       return { undo: () => forgotten.forEach(([name, prepared]) => this.#remember(name, prepared)) };
     }
@@ -719,12 +758,14 @@ export class PooledForwarding implements Holder, Applicant {
     if ((bits & effects.resets) !== 0) {
       this.#resetsUnsynced = true;
       this.#resetNames.push(...found.reset);
+      if (this.#resetNames.length > MAX_NOTED) this.#resetNames.splice(0, Infinity, "*");
     }
     if (!this.#isTransactionMode) return;
     if ((bits & effects.pins) !== 0) this.#pin(found.pinReason ?? "set");
     if ((bits & effects.sets) !== 0) {
-      if (this.#services.config.sessionState === "follow") this.#settings.push(...found.settings);
-      else this.#pin("set");
+      if (this.#services.config.sessionState === "follow" && this.#settings.length < MAX_NOTED) {
+        this.#settings.push(...found.settings);
+      } else this.#pin("set");
     }
   }
 
@@ -750,7 +791,7 @@ export class PooledForwarding implements Holder, Applicant {
   #onFailed(kind: Asked, { prepared, name, undo }: About, wasRead: boolean): void {
     if (prepared !== undefined && (kind === asked.parse || kind === asked.ourParse)) {
       this.#session?.statements.delete(prepared);
-      this.#hasLeftovers = true;
+      this.#noteLeftovers();
     }
     if (name !== undefined && this.#statements.get(name) === prepared) this.#forget(name);
     undo?.(wasRead);
@@ -766,6 +807,11 @@ export class PooledForwarding implements Holder, Applicant {
     let at = Math.min(this.#serverLeft, length);
     this.#serverLeft -= at;
     let from = 0;
+    if (this.#serverLeft === 0 && this.#answers.next === asked.skippedParse) {
+      this.#toClient(bytes, from, at);
+      from = at;
+      this.#answerSkipped();
+    }
     while (at + HEADER_BYTES <= length) {
       const type = bytes[at] as number;
       const field =
@@ -781,8 +827,8 @@ export class PooledForwarding implements Holder, Applicant {
           this.#toClient(bytes, from, at);
           from = end;
         }
-        if (this.#answers.next === asked.skippedParse) {
-          this.#toClient(bytes, from, Math.min(end, length));
+        if (end <= length && this.#answers.next === asked.skippedParse) {
+          this.#toClient(bytes, from, end);
           from = end;
           this.#answerSkipped();
         }
@@ -796,10 +842,10 @@ export class PooledForwarding implements Holder, Applicant {
     }
     this.#toClient(bytes, from, at);
     if (at < length) this.#serverTail = Buffer.from(bytes.subarray(at));
-    if (this.#hasNewReady) {
+    if (this.#hasNewReady && this.#serverLeft === 0 && this.#serverTail === undefined) {
       this.#hasNewReady = false;
       this.#settle();
-    }
+    } else if (this.#isStalled && !this.#mustWait()) this.#resume();
   }
 
   #hasNewReady = false;
@@ -941,7 +987,6 @@ export class PooledForwarding implements Holder, Applicant {
   #adopt(session: PooledSession): void {
     this.#status = IDLE;
     this.#isTainted = false;
-    this.#hasLeftovers = false;
     this.#serverSaidFatal = false;
     if (session.reported !== this.#lastReported) {
       this.#tell(session);
@@ -1020,6 +1065,7 @@ export class PooledForwarding implements Holder, Applicant {
   async #restore(session: PooledSession): Promise<void> {
     const { pool } = this.#services;
     session.takeBack(0);
+    session.unnamedOf = undefined; // our own statements are unnamed
     for (const name of this.#resetNames.splice(0)) {
       this.#borrower.resetSetting(name);
       if (name === "*") session.applied.clear();
@@ -1035,9 +1081,9 @@ export class PooledForwarding implements Holder, Applicant {
     this.#restoring = undefined;
     this.#mustRestore = false;
     if (this.#isClosing) return;
-    const [status, isTainted, hasLeftovers] = [this.#status, this.#isTainted, this.#hasLeftovers];
+    const [status, isTainted] = [this.#status, this.#isTainted];
     this.#adopt(session);
-    [this.#status, this.#isTainted, this.#hasLeftovers] = [status, isTainted, hasLeftovers];
+    [this.#status, this.#isTainted] = [status, isTainted];
     this.#settle();
   }
 
@@ -1083,7 +1129,9 @@ export class PooledForwarding implements Holder, Applicant {
     this.#session = undefined;
     const { pool } = this.#services;
     const isAtRest = this.#answers.size === 0 && !this.#isBlind && this.#restoring === undefined;
-    if (isAtRest && session.isOpen && this.#isReleasable()) {
+    if (this.#isCutApart) {
+      pool.destroy(session);
+    } else if (isAtRest && session.isOpen && this.#isReleasable()) {
       pool.release(session, this.#borrower, this.#isTainted);
     } else if (this.#clientLeft > 0) {
       pool.destroy(session); // half a message of the client's has reached the server

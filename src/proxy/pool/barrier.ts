@@ -72,6 +72,12 @@ export async function runBarrier(
         await awaitIdle(stream, signal);
         return { row: row.slice(0, -2), parameters };
       }
+      case backend.errorResponse:
+        // The question itself has failed, as by a cancel that came late: no marker will come.
+        if (isDiscarded(previous) && isIdle(last))
+          throw new ProxyError("barrier_failed", { detail: "the marker failed" });
+        isProved = false;
+        break;
       default:
         isProved = false;
     }

@@ -24,6 +24,8 @@ export interface Waiter {
   isNotified: boolean;
   /** Nobody waits any more. */
   isGone: boolean;
+  /** A session that was opened for it is lost: the next one that is lost is the last. */
+  hasLostNew: boolean;
   /** Of what is done to make a session ready for it. */
   limit: Deadline | undefined;
 }

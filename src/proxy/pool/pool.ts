@@ -74,7 +74,8 @@ export class Pool {
   #sweep: Disposable | undefined;
   #isClosed = false;
   #isPaused = false;
-  readonly #onAllBack: (() => void)[] = [];
+  /** Who waits in `pause`. */
+  readonly #pausing = new Set<() => void>();
 
   constructor(services: PoolServices) {
     const { contextVariables, trackExtraParameters, serverConnectLimit } = services.config;
@@ -116,7 +117,16 @@ export class Pool {
     const bucket = this.#find(borrower);
     this.counts.checkouts += 1;
     const since = this.#services.clock.now();
-    const waiter: Waiter = { since, borrower, holder, applicant, isNotified: false, isGone: false, limit: undefined };
+    const waiter: Waiter = {
+      since,
+      borrower,
+      holder,
+      applicant,
+      isNotified: false,
+      isGone: false,
+      hasLostNew: false,
+      limit: undefined,
+    };
     const leave = bucket.waiting.add(borrower.identity.tenant, waiter);
     this.#serve(bucket);
     return {
@@ -204,20 +214,37 @@ export class Pool {
     this.#discard(session, session.isOpen && !session.isClean);
   }
 
+  get isPaused(): boolean {
+    return this.#isPaused;
+  }
+
   /**
    * Nobody gets a session any more, until `resume`; whoever asks waits. Idle sessions are closed, so that the server can
-   * be restarted. Resolves when all that are lent are back. @throws whatever aborts `signal`; it is paused all the same.
+   * be restarted. Resolves when all that are lent are back and closed, or when it is paused no more.
+   *
+   * @throws whatever aborts `signal`; it is paused all the same.
    */
   async pause(signal: AbortSignal): Promise<void> {
     this.#isPaused = true;
     for (const bucket of this.#buckets.values()) {
       for (const session of bucket.idle.slice()) if (this.#removeIdle(bucket, session)) this.#discard(session, false);
     }
-    if (this.#lent.size > 0) await raceAbort(new Promise<void>((resolve) => this.#onAllBack.push(resolve)), signal);
+    if (this.#isEmpty()) return;
+    let end!: () => void;
+    const ended = new Promise<void>((resolve) => {
+      end = resolve;
+    });
+    this.#pausing.add(end);
+    try {
+      await raceAbort(ended, signal);
+    } finally {
+      this.#pausing.delete(end);
+    }
   }
 
   resume(): void {
     this.#isPaused = false;
+    for (const end of this.#pausing) end();
     for (const bucket of this.#buckets.values()) this.#serve(bucket);
   }
 
@@ -289,8 +316,10 @@ export class Pool {
       if (session === undefined) this.#giveUp(bucket, borrower);
       else this.#giveBack(session, error);
       if (waiter.isGone) return;
-      // It was idle and has died unnoticed: the next one.
-      if (given !== undefined && !given.isOpen && isLost(error)) {
+      // It was idle and has died unnoticed, or the server went away right behind the login: the next one.
+      const mayRetry = session !== undefined && !session.isOpen && isLost(error);
+      if (mayRetry && (given !== undefined || !waiter.hasLostNew)) {
+        waiter.hasLostNew ||= given === undefined;
         bucket.waiting.add(borrower.identity.tenant, waiter);
         this.#serve(bucket);
       } else waiter.applicant.onRefused(error);
@@ -301,9 +330,8 @@ export class Pool {
 
   /** A session could not be opened. */
   #giveUp(bucket: Bucket, { identity: { tenant } }: Borrower): void {
-    bucket.total -= 1;
     bucket.count(tenant, -1);
-    this.#serve(bucket);
+    this.#countGone(bucket);
   }
 
   /** A session could not be prepared, or is not wanted any more. */
@@ -353,7 +381,19 @@ export class Pool {
   #unlend(session: PooledSession): void {
     this.#lent.delete(session);
     session.bucket.count(session.tenant, -1);
-    if (this.#lent.size === 0) for (const resolve of this.#onAllBack.splice(0)) resolve();
+  }
+
+  /** A session is no more, or could not be opened: there is room for another one. */
+  #countGone(bucket: Bucket): void {
+    bucket.total -= 1;
+    if (this.#isPaused && this.#isEmpty()) for (const end of this.#pausing) end();
+    this.#serve(bucket);
+  }
+
+  /** No session is open, or being opened. */
+  #isEmpty(): boolean {
+    for (const { total } of this.#buckets.values()) if (total > 0) return false;
+    return true;
   }
 
   // What becomes of a session.
@@ -365,8 +405,9 @@ export class Pool {
     const discards = !isOwn && !session.isClean;
     if (discards) {
       session.statements.clear();
-      session.unnamedOf = undefined;
+      session.hasLeftovers = false;
     }
+    session.unnamedOf = undefined; // our own statements are unnamed
     session.warmFor = undefined;
     session.readMessages();
     await this.#services.prepare(session, borrower, { discards, setsContext: !isOwn }, signal);
@@ -378,23 +419,27 @@ export class Pool {
 
   /** Tries again while the server is not there, for as long as a client may wait. */
   async #open(bucket: Bucket, borrower: Borrower, signal: AbortSignal): Promise<PooledSession> {
-    const { clock, config, directRead } = this.#services;
-    const { role, database } = bucket;
+    const { clock, config } = this.#services;
     const until = clock.now() + config.poolCheckoutTimeoutMs;
     for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS)) {
       try {
-        using _place = await this.#logins.enter(signal);
-        const opened = await this.#services.open({ role, database, secrets: borrower.secrets }, signal);
-        this.counts.creates += 1;
-        const session = new PooledSession(bucket, opened, directRead);
-        session.tenant = borrower.identity.tenant;
-        this.#lent.add(session);
-        return session;
+        return await this.#openOnce(bucket, borrower, signal);
       } catch (error) {
         if (signal.aborted || !isTransient(error) || clock.now() + pauseMs > until) throw error;
         await pause(clock, pauseMs, signal);
       }
     }
+  }
+
+  async #openOnce(bucket: Bucket, borrower: Borrower, signal: AbortSignal): Promise<PooledSession> {
+    const { role, database } = bucket;
+    using _place = await this.#logins.enter(signal);
+    const opened = await this.#services.open({ role, database, secrets: borrower.secrets }, signal);
+    this.counts.creates += 1;
+    const session = new PooledSession(bucket, opened, this.#services.directRead);
+    session.tenant = borrower.identity.tenant;
+    this.#lent.add(session);
+    return session;
   }
 
   async #clean(session: PooledSession, isAtRest: boolean): Promise<void> {
@@ -434,8 +479,8 @@ export class Pool {
 
   #rest(session: PooledSession): void {
     const { bucket } = session;
-    session.rest(this.#onIdleLost);
     bucket.idle.push(session);
+    session.rest(this.#onIdleLost);
     this.#serve(bucket);
   }
 
@@ -457,10 +502,7 @@ export class Pool {
     const { bucket } = session;
     session.destroy();
     this.counts.discards += 1;
-    const finish = (): void => {
-      bucket.total -= 1;
-      this.#serve(bucket);
-    };
+    const finish = (): void => this.#countGone(bucket);
     if (!mayRun || this.#isClosed) return finish();
     this.#services
       .terminate(session, bucket)
@@ -479,10 +521,10 @@ export class Pool {
       const session = new PooledSession(bucket, opened, this.#services.directRead);
       this.counts.creates += 1;
       session.idleSince = this.#services.clock.now();
-      if (this.#isClosed) this.#discard(session, false);
+      if (this.#isClosed || this.#isPaused) this.#discard(session, false);
       else this.#rest(session);
     } catch {
-      bucket.total -= 1; // whoever needs one hears why there is none
+      this.#countGone(bucket); // whoever needs one hears why there is none
     }
   }
 
@@ -495,7 +537,9 @@ export class Pool {
       this.#sweepWaiting(bucket, now);
       if (bucket.total === 0 && bucket.waiting.size === 0) {
         this.#buckets.delete(name); // names of databases that clients make up do not pile up
-      } else if (bucket.total < config.minPoolSize && bucket.waiting.size === 0) void this.#openSpare(bucket);
+      } else if (!this.#isPaused && bucket.total < config.minPoolSize && bucket.waiting.size === 0) {
+        void this.#openSpare(bucket);
+      }
     }
     if (!this.#isClosed) this.#sweep = clock.after(SWEEP_MS, this.#onSweep);
   };

@@ -47,6 +47,8 @@ export class PooledSession {
   readonly applied = new Map<string, string>();
   /** Statements that are there, by the number that names them; the one that was used last is at the end. */
   readonly statements = new Map<Prepared, number>();
+  /** A name of ours may be taken on the server although `statements` does not have it. */
+  hasLeftovers = false;
   /** The identity whose context is in force; undefined where it is clean, or of doubtful state. */
   warmFor: string | undefined;
   warmSince = 0;
@@ -109,7 +111,7 @@ export class PooledSession {
     return !this.#isLost && !this.stream.socket.destroyed;
   }
 
-  /** Somebody has sent a CancelRequest since the session was lent. */
+  /** Somebody has sent a CancelRequest since the session was cleaned last. */
   get wasCancelled(): boolean {
     return this.#wasCancelled;
   }
@@ -135,7 +137,6 @@ export class PooledSession {
     this.#holder = holder;
     this.lastHolder = holder;
     this.isClean = false;
-    this.#wasCancelled = false;
     return this.#divert();
   }
 
@@ -220,6 +221,8 @@ export class PooledSession {
   /** What the barrier leaves. */
   becomeClean(hello: readonly Row[] | undefined): void {
     this.isClean = true;
+    this.#wasCancelled = false;
+    this.hasLeftovers = false;
     this.warmFor = undefined;
     this.hello = hello;
     this.applied.clear();

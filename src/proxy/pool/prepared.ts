@@ -54,8 +54,13 @@ export class PreparedStatements {
 
   #name({ definition, effects }: Pick<Prepared, "definition" | "effects">): Prepared {
     const number = ++this.#last;
-    return { definition, effects, number, serverName: Buffer.from(`pgvpd_${number}\0`) };
+    return { definition, effects, number, serverName: serverNameOf(number) };
   }
+}
+
+/** `pgvpd_<number>` and the zero behind it. */
+export function serverNameOf(number: number): Buffer {
+  return Buffer.from(`pgvpd_${number}\0`);
 }
 
 /** `Byte1('P') Int32 length String name String query Int16 count { Int32 type }...` */

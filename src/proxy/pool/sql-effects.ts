@@ -53,6 +53,7 @@ type WordKind = "tainting" | "resetting" | "lock" | "other";
 /** What matters wherever it stands. */
 const ANYWHERE: Readonly<Record<string, WordKind>> = {
   set_config: "tainting",
+  pg_settings: "tainting",
   execute: "tainting",
   reset: "resetting",
   discard: "resetting",

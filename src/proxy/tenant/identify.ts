@@ -7,7 +7,7 @@ import type { Config } from "../../config/settings.ts";
 import { MAX_NAME_BYTES } from "../../protocol/limits.ts";
 import type { StartupMessage } from "../../protocol/startup.ts";
 import type { ContextValue, Identity, ResolverTraits, TenantIdentity } from "./identity.ts";
-import { protocolOptions, sortParameters } from "./startup-parameters.ts";
+import { protocolOptions, sortParameters, stampApplicationName } from "./startup-parameters.ts";
 
 type IdentityConfig = Pick<
   Config,
@@ -20,6 +20,7 @@ type IdentityConfig = Pick<
   | "setRole"
   | "clientParameters"
   | "ignoreStartupParameters"
+  | "stampApplicationName"
 >;
 
 const NO_RESOLVERS: ResolverTraits = { variables: [], areInSession: false };
@@ -56,18 +57,20 @@ export function identify(
   const effectiveDatabase = database === undefined || database === "" || database === user ? role : database;
   assertNameLength("database name", effectiveDatabase);
 
+  const tenant = (context[tenantIndex(config)] as ContextValue).value;
+  const sorted = sortParameters(startup, config, resolvers);
   return {
     kind: "tenant",
     user,
     loginRole: role,
     targetRole: config.setRole ?? role,
-    tenant: (context[tenantIndex(config)] as ContextValue).value,
+    tenant,
     context,
     derived: resolvers.variables,
     database: effectiveDatabase,
     minor: startup.minor,
     unknownOptions: protocolOptions(startup),
-    ...sortParameters(startup, config, resolvers),
+    ...(config.stampApplicationName ? stampApplicationName(sorted, tenant) : sorted),
   };
 }
 

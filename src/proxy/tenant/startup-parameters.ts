@@ -78,6 +78,28 @@ export function sortParameters(
     : { forwarded: others, heldBack };
 }
 
+const APPLICATION_NAME = "application_name";
+
+/**
+ * The tenant stands before what the client calls itself: PostgreSQL cuts the end off. It is for people who look at
+ * pg_stat_activity: a client can set another name later.
+ */
+export function stampApplicationName({ forwarded, heldBack }: SortedParameters, tenant: string): SortedParameters {
+  const stamp = (parameter: StartupParameter): StartupParameter => {
+    if (!isApplicationName(parameter)) return parameter;
+    const before = Buffer.from(parameter.value.length === 0 ? tenant : `${tenant}: `);
+    return { ...parameter, value: Buffer.concat([before, parameter.value]) };
+  };
+  if ([...forwarded, ...heldBack].some(isApplicationName)) {
+    return { forwarded: forwarded.map(stamp), heldBack: heldBack.map(stamp) };
+  }
+  return { forwarded: [...forwarded, { name: APPLICATION_NAME, value: Buffer.from(tenant) }], heldBack };
+}
+
+function isApplicationName({ name }: StartupParameter): boolean {
+  return foldName(name) === APPLICATION_NAME;
+}
+
 /** A walsender reads the write-ahead log: row-level security does not exist there. */
 function assertNoReplication(value: Buffer): void {
   if (!NO_REPLICATION.includes(value.toString("latin1").toLowerCase())) throw new ProxyError("replication");

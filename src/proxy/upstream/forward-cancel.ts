@@ -30,7 +30,7 @@ export async function forwardCancel(
   if (!cancelRate.take()) return "limited";
   using held = subject.hold();
   if (held === undefined) return "forwarded"; // it waits for the pool, or has nothing to cancel
-  return sendCancel(held.target, { config, upstreamTls }, signal);
+  return await sendCancel(held.target, { config, upstreamTls }, signal); // it is held until then
 }
 
 /** Resolves when the upstream has closed the connection; only an abort of `signal` rejects. */

@@ -27,6 +27,9 @@ export interface Statement {
 
 export type Row = readonly (string | null)[];
 
+/** Where a pipeline puts what is no answer. */
+export type Told = Pick<Greeting, "keep" | "keepParameter">;
+
 export interface PipelineOutcome {
   /** The rows of each statement, in order; incomplete after an error. */
   readonly results: readonly (readonly Row[])[];
@@ -60,20 +63,26 @@ export function encodePipeline(statements: readonly Statement[]): Buffer {
   return Buffer.concat([...parts, serialize.close(UNNAMED_STATEMENT), serialize.sync()]);
 }
 
+export interface PipelineOptions {
+  /** Some of the statements are to be described. */
+  readonly isDescribed?: boolean;
+  /** What the answers may have, all together. */
+  readonly maxBytes?: number;
+  /** A transaction of somebody else's is open, and stays so. */
+  readonly mayBeInTransaction?: boolean;
+}
+
 /**
  * Reads the answers to one pipeline, up to its ReadyForQuery. [PG protocol-flow/EXT-QUERY]
  * ParameterStatus and NoticeResponse are kept in `greeting`, for the client.
  *
- * @param isDescribed some of the statements are to be described.
- * @param mayBeInTransaction a transaction of somebody else's is open, and stays so.
  * @throws ProxyError upstream_protocol for an answer that has no place here; upstream_login_lost.
  */
 export async function runPipeline(
   upstream: MessageStream,
-  greeting: Greeting,
+  greeting: Told,
   signal: AbortSignal,
-  isDescribed = false,
-  mayBeInTransaction = false,
+  { isDescribed = false, maxBytes = MAX_ANSWER_BYTES, mayBeInTransaction = false }: PipelineOptions = {},
 ): Promise<PipelineOutcome> {
   const results: Row[][] = [];
   const columns: (readonly string[])[] = [];
@@ -81,7 +90,7 @@ export async function runPipeline(
   let rows: Row[] = [];
   let error: PipelineOutcome["error"];
   let isNotified = false;
-  let bytesLeft = MAX_ANSWER_BYTES;
+  let bytesLeft = maxBytes;
   for (;;) {
     const message =
       takeUpstream(upstream, signal, MAX_ANSWER_BYTES) ?? (await readUpstream(upstream, signal, MAX_ANSWER_BYTES));

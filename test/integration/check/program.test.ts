@@ -46,13 +46,13 @@ function fileWith(text: string): string {
 
 describe("pgvpd", () => {
   it("tells a problem a line on stderr, and ends with 1 before it listens", async () => {
-    const file = fileWith("prot = 7000\npool_mode = session\n");
+    const file = fileWith("prot = 7000\npool_mode = sesion\n");
     const { code, out, err } = await pgvpd(["--config", file], { PGVPD_UPSTREAM_TLS: "maybe" });
     expect([code, out]).toEqual([1, ""]);
     expect(err.split("\n")).toEqual([
       `pgvpd: ${file}:1: there is no setting "prot": did you mean port?`,
       'pgvpd: PGVPD_UPSTREAM_TLS: upstream_tls "maybe": expected true, yes, on, 1 or false, no, off, 0',
-      `pgvpd: ${file}:2: pool_mode "session": this version of pgvpd does not have connection pooling yet: leave it at none`,
+      `pgvpd: ${file}:2: pool_mode "sesion": expected none, session or transaction`,
       "",
     ]);
   });
@@ -62,7 +62,7 @@ describe("pgvpd", () => {
       expect(await pgvpd([name])).toEqual({
         code: 1,
         out: "",
-        err: `pgvpd: there is no command "${name}": the commands are serve, check, doctor, key, demo, sql, credential, help, version\n`,
+        err: `pgvpd: there is no command "${name}": the commands are serve, check, doctor, explain, key, demo, sql, credential, token, help, version\n`,
       });
     }
   });
@@ -160,13 +160,13 @@ describe("pgvpd check", () => {
   });
 
   it("ends with 1 where the configuration is not valid, with all problems and warnings", async () => {
-    const file = fileWith("prot = 1\npool_mode = session\n");
+    const file = fileWith("prot = 1\npool_mode = sesion\n");
     const { code, out, err } = await pgvpd(["check", "--config", file, "--port", "x"], { PGVPD_XYZZY: "1" });
     expect([code, err]).toEqual([1, ""]);
     expect(out.split("\n")).toEqual([
       expect.stringMatching(/^error {8}\S+test\.conf:1: there is no setting "prot"/),
       expect.stringMatching(/^error {8}--port: port "x": expected a whole number/),
-      expect.stringMatching(/^error {8}\S+test\.conf:2: pool_mode "session": this version/),
+      expect.stringMatching(/^error {8}\S+test\.conf:2: pool_mode "sesion": expected none/),
       "warning      PGVPD_XYZZY is no setting of pgvpd",
       "not checked  files, upstream, policies, roles: the configuration has to be valid first",
       "",

@@ -443,6 +443,6 @@ describe.each(versions)("PostgreSQL %s", (version) => {
   });
 
   it("leaves nobody behind", async () => {
-    await expect.poll(() => proxy.sessionCount).toBe(0);
+    await expect.poll(() => proxy.sessionCount, { timeout: 10_000 }).toBe(0);
   });
 });

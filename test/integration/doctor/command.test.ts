@@ -4,6 +4,12 @@ import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest
 import { doctor } from "../../../src/cli/doctor.ts";
 import { startPostgres, type PostgresServer } from "../../support/postgres.ts";
 
+// Most servers that tests run on have faults of their own by now, which is another test's.
+vi.mock("../../../src/doctor/server-version.ts", async (original) => ({
+  ...(await original<object>()),
+  serverVersion: { name: "server version", look: () => Promise.resolve({ findings: [], notChecked: [] }) },
+}));
+
 let server: PostgresServer;
 beforeAll(async () => {
   server = await startPostgres({ auth: "trust" });
@@ -48,7 +54,7 @@ describe("pgvpd doctor", () => {
       expect.stringMatching(/^postgres on PostgreSQL \d+\.\d+, as postgres; the context is not sealed$/),
       "error",
       "warning",
-      expect.stringMatching(/^\d+ errors, \d+ warnings, 0 to know, 0 not checked$/),
+      expect.stringMatching(/^\d+ errors?, \d+ warnings, 0 to know, 0 not checked$/),
     ]);
   });
 
@@ -82,6 +88,27 @@ describe("pgvpd doctor", () => {
     expect([code, out]).toEqual([2, ""]);
     expect(err).toMatch(/^pgvpd: .*ECONNREFUSED/);
     expect(err).not.toContain("secret");
+  });
+
+  it("ends with 2 where the attacks could not be tried, and with 0 where they are not asked for", async () => {
+    const execute = async (statements: string, database: string): Promise<void> => {
+      const client = new Client({ connectionString: server.url(database) });
+      await client.connect();
+      await client.query(statements);
+      await client.end();
+    };
+    await execute("CREATE DATABASE stopped", "postgres");
+    await execute(
+      `CREATE FUNCTION stop() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$;
+       CREATE EVENT TRIGGER stop ON ddl_command_start EXECUTE FUNCTION stop()`,
+      "stopped",
+    );
+    const { code, out } = await run("--database-url", server.url("stopped"));
+    expect(out).toContain("not checked\n  probes: not today\n");
+    expect(out).toMatch(/, 1 not checked\nexit code 2: what is not checked is not known to be good\n$/);
+    expect(code).toBe(2);
+    expect((await run("--database-url", server.url("stopped"), "--probe=off")).code).toBe(0);
+    expect((await run("--database-url", server.url("stopped"), "--fail-on=warning")).code).toBe(1);
   });
 
   it.each([

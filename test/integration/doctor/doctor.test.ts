@@ -7,6 +7,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { Client } from "pg";
+import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { readDatabaseUrl } from "../../../src/config/database-url.ts";
 import { configFromSettings, type SettingValues } from "../../../src/config/load.ts";
@@ -14,9 +15,10 @@ import { createKeyFile } from "../../../src/config/seal-keys.ts";
 import { createDemoDatabase, demoDatabase, planDemoDatabase } from "../../../src/demo/demo-database.ts";
 import type { DemoFolder } from "../../../src/demo/demo-folder.ts";
 import type { DemoServer } from "../../../src/demo/demo-server.ts";
-import { examine, type Examination } from "../../../src/doctor/examine.ts";
+import { examineAtStart } from "../../../src/doctor/at-start.ts";
+import { examine, type Examination, type Probing } from "../../../src/doctor/examine.ts";
 import type { Finding } from "../../../src/doctor/finding.ts";
-import type { Probing } from "../../../src/doctor/registry.ts";
+
 import { availableVersions, requireTool, startPostgres, type PostgresServer } from "../../support/postgres.ts";
 import { FAULTS, FAULTY_ROLES, SERVER_FAULTS, type Fault } from "./faults.ts";
 
@@ -99,6 +101,25 @@ describe.each([...new Set([versions.at(0), versions.at(-1)])])("PostgreSQL %s", 
     expect(notChecked).toEqual([]);
   });
 
+  it("finds nothing at a start either, where it looks as the login role, but for what that role may not see", async () => {
+    const lines: string[] = [];
+    const config = configFromSettings({
+      ...settings,
+      upstream_host: server.host,
+      upstream_port: server.port,
+      upstream_require_auth: "none",
+      doctor: "warn",
+      doctor_database: demoDatabase,
+    });
+    await examineAtStart(config, pino({ base: null }, { write: (line) => void lines.push(line) }));
+    const logged = lines.map((line) => JSON.parse(line) as { code?: string; what?: string; msg: string });
+    const others = logged.filter(({ code }) => code === undefined || !OF_THE_SERVER.includes(code));
+    expect(others.map(({ code, what, msg }) => [code ?? what, msg])).toEqual([
+      ["seal_without_key", "doctor: not checked"],
+      [undefined, "doctor has looked"],
+    ]);
+  });
+
   it("leaves nothing behind", async () => {
     const state = `SELECT (SELECT count(*) FROM pg_class) AS classes, (SELECT count(*) FROM pg_namespace) AS schemas,
       (SELECT count(*) FROM pg_policy) AS policies, (SELECT array_agg(kid) FROM pgvpd.context_keys) AS keys`;
@@ -116,17 +137,21 @@ describe.each([...new Set([versions.at(0), versions.at(-1)])])("PostgreSQL %s", 
     await run("DROP EVENT TRIGGER f_refuse; DROP FUNCTION public.f_refuse()");
   });
 
-  it("waits for no table that a migration holds", async () => {
+  it("does not wait for a table that a migration holds, and names it", async () => {
     const migration = new Client({ connectionString: server.url(demoDatabase) });
     await migration.connect();
     let notChecked: Examination["notChecked"];
     try {
       await migration.query("BEGIN; LOCK TABLE contacts IN ACCESS EXCLUSIVE MODE");
-      ({ notChecked } = await visit());
+      ({ notChecked } = await visit(settings, { probing: "tables" }));
     } finally {
       await migration.end();
     }
-    expect(notChecked).toEqual([{ what: "policies", reason: "canceling statement due to lock timeout" }]);
+    const reason = expect.stringMatching(/^another session holds a lock on public\.contacts: /) as string;
+    expect(notChecked).toEqual([
+      { what: "policies", reason, isLocked: true },
+      { what: "probe_table_open public.contacts", reason: "canceling statement due to lock timeout" },
+    ]);
   });
 
   it("looks with the rights of a tenant's role too, and says what it could not see", async () => {
@@ -134,10 +159,27 @@ describe.each([...new Set([versions.at(0), versions.at(-1)])])("PostgreSQL %s", 
     const { findings, notChecked } = await visit({}, { user: "app_user" });
     expect(codesOf(withoutServer(findings))).toEqual([]);
     expect(notChecked).toEqual([
-      { what: "seal_without_key", reason: "permission denied for table context_keys" },
+      { what: "seal_without_key", reason: "permission denied for table context_keys", isDenied: true },
       { what: "probes", reason: "role app_user may not create a schema: give the URL of an administrator" },
     ]);
     await run("ALTER ROLE app_user NOLOGIN");
+  });
+
+  it("names another database that tenants can connect to and that lacks the seal", async () => {
+    await run("CREATE DATABASE half", "postgres");
+    for (const file of ["setup.sql", "helpers.sql", "hardening.sql"]) await run(sqlFile(file), "half");
+    await run("GRANT CONNECT ON DATABASE half TO app_user", "postgres");
+    const { findings } = await visit(settings, { probing: "off" });
+    expect(findings.filter(({ code }) => code === "database_open")).toMatchObject([
+      {
+        object: "database half",
+        why: "tenants can connect to it, its context is not sealed as that of this one is",
+        fix: expect.stringMatching(/^REVOKE CONNECT ON DATABASE half FROM (PUBLIC, )?app_user;$/) as string,
+      },
+    ]);
+    await run(`SET pgvpd.carrier = 'signed'; ${sqlFile("seal.sql")}`, "half");
+    expect(codesOf(withoutServer((await visit(settings, { probing: "off" })).findings))).toEqual([]);
+    await run("DROP DATABASE half", "postgres");
   });
 
   it("says when there is no key", async () => {
@@ -145,6 +187,44 @@ describe.each([...new Set([versions.at(0), versions.at(-1)])])("PostgreSQL %s", 
     const { findings } = await visit();
     expect(codesOf(withoutServer(findings))).toEqual(["seal_without_key pgvpd.context_keys"]);
     await run("UPDATE pgvpd.context_keys SET active = true");
+  });
+
+  it.each(["slot", "signed"])("names what no SQL of its own mends, sealed with the carrier %s", async (carrier) => {
+    const database = `by_eye_${carrier}`;
+    await run(`CREATE DATABASE ${database}`, "postgres");
+    for (const file of ["setup.sql", "helpers.sql", "seal.sql"])
+      await run(`SET pgvpd.carrier = '${carrier}'; ${sqlFile(file)}`, database);
+    const seen = async (): Promise<string[]> =>
+      codesOf((await visit(settings, { database, probing: "off" })).findings).filter((line) =>
+        /^(policy_|seal_function)/.test(line),
+      );
+    await run(
+      `CREATE TABLE either (tenant_id text, owner uuid, body text); CREATE TABLE other (tenant_id text);
+       CREATE TABLE acl (tenant_id varchar, owner uuid, code text, id int);
+       SELECT pgvpd_protect('other');
+       SELECT pgvpd_protect_acl('acl', '[{"column": "owner", "var": "app.user_id", "type": "uuid", "when": "id > 1 OR code IS NULL"},
+         {"column": "code", "var": "app.codes", "type": "text_array"}, {"column": "id", "var": "app.ids", "type": "integer_array"}]')`,
+      database,
+    );
+    expect(await seen()).toEqual([]);
+    await run(
+      `ALTER TABLE either ENABLE ROW LEVEL SECURITY;
+       CREATE POLICY p ON either USING (tenant_id = (SELECT current_tenant_id()) OR body IS NOT NULL) WITH CHECK (tenant_id = (SELECT current_tenant_id()));
+       CREATE POLICY q ON either FOR SELECT USING (tenant_id <> coalesce((SELECT current_tenant_id()), ''));
+       CREATE OR REPLACE FUNCTION pgvpd.context_value(name text) RETURNS text LANGUAGE plpgsql STABLE
+         AS $$ BEGIN RETURN nullif(current_setting($1, true), ''); END $$;
+       ALTER FUNCTION pgvpd.hello() RESET search_path`,
+      database,
+    );
+    expect(await seen()).toEqual([
+      "policy_unclear public.either: p",
+      "policy_unclear public.either: q",
+      "seal_function_replaced pgvpd.context_value(text)",
+      "seal_function_replaced pgvpd.hello()",
+    ]);
+    await run(`SET pgvpd.carrier = '${carrier}'; ${sqlFile("seal.sql")}; DROP TABLE either`, database);
+    expect(await seen()).toEqual([]);
+    await run(`DROP DATABASE ${database}`, "postgres");
   });
 
   describe("attacks that are tried", () => {
@@ -196,6 +276,66 @@ describe.each([...new Set([versions.at(0), versions.at(-1)])])("PostgreSQL %s", 
       ]);
     });
 
+    const TAKE_OVER = `BEGIN
+        PERFORM set_config('role', 'none', true);
+        PERFORM set_config('session_authorization', 'postgres', true);
+        ALTER ROLE owner_of_code SUPERUSER;
+        PERFORM nextval('taken_over');
+      EXCEPTION WHEN insufficient_privilege OR invalid_parameter_value OR feature_not_supported THEN
+        PERFORM nextval('refused');
+      END`;
+    // What a sequence counts, no rollback takes back.
+    const counted = async (sequence: string, database: string): Promise<unknown> =>
+      (await run(`SELECT is_called FROM ${sequence}`, database))[0]?.["is_called"];
+
+    it("do not lend the rights of a superuser to the functions of a table's policy", async () => {
+      await run("CREATE ROLE owner_of_code", "postgres");
+      await run("CREATE DATABASE lent", "postgres");
+      await run(sqlFile("setup.sql"), "lent");
+      await run(
+        `CREATE SEQUENCE taken_over; CREATE SEQUENCE refused; GRANT USAGE ON SEQUENCE taken_over, refused TO PUBLIC;
+         CREATE FUNCTION take_over() RETURNS boolean LANGUAGE plpgsql SET search_path = public AS $$ BEGIN ${TAKE_OVER}; RETURN true; END $$;
+         CREATE TABLE bait (tenant_id text); INSERT INTO bait VALUES ('acme'); GRANT SELECT ON bait TO app_user;
+         ALTER TABLE bait ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+         CREATE POLICY p ON bait USING (take_over());
+         ALTER FUNCTION take_over() OWNER TO owner_of_code; ALTER TABLE bait OWNER TO owner_of_code`,
+        "lent",
+      );
+      const { findings } = await visit(settings, { database: "lent", probing: "tables" });
+      expect(codesOf(findings)).toContain("probe_table_open public.bait");
+      expect([await counted("refused", "lent"), await counted("taken_over", "lent")]).toEqual([true, false]);
+    });
+
+    it("are not tried with functions of a role that could take over the rights of a superuser", async () => {
+      await run(
+        `CREATE OR REPLACE FUNCTION public.current_tenant_id() RETURNS text LANGUAGE plpgsql SET search_path = public AS $$ BEGIN ${TAKE_OVER}; RETURN NULL; END $$;
+         ALTER FUNCTION current_tenant_id() OWNER TO owner_of_code; ALTER SEQUENCE refused RESTART; ALTER SEQUENCE taken_over RESTART`,
+        "lent",
+      );
+      const { notChecked } = await visit(settings, { database: "lent" });
+      expect(notChecked).toEqual([
+        {
+          what: "probes",
+          reason:
+            "what would be called belongs to role owner_of_code (public.current_tenant_id()), which could take over the rights of postgres: " +
+            "run the doctor as owner_of_code, or install the SQL of pgvpd again as a superuser",
+        },
+      ]);
+      expect([await counted("refused", "lent"), await counted("taken_over", "lent")]).toEqual([false, false]);
+    });
+
+    it("are tried where somebody has added a function of the same name", async () => {
+      await run("CREATE DATABASE overloaded", "postgres");
+      await run(
+        `${sqlFile("setup.sql")}; CREATE FUNCTION pgvpd_protect(text, text, text) RETURNS void LANGUAGE sql AS 'SELECT';
+         ALTER FUNCTION pgvpd_protect(text, text, text) OWNER TO app_user`,
+        "overloaded",
+      );
+      const { findings, notChecked } = await visit(settings, { database: "overloaded" });
+      expect(notChecked).toEqual([]);
+      expect(findings.map(({ code }) => code)).toContain("probe_set");
+    });
+
     it("are tried with the signed carrier too", async () => {
       await run("CREATE DATABASE signed", "postgres");
       for (const file of ["setup.sql", "seal.sql"])
@@ -245,7 +385,8 @@ describe.each([...new Set([versions.at(0), versions.at(-1)])])("PostgreSQL %s", 
           const [finding] = rest as [Finding, ...Finding[]];
           expect(await applyFix(finding.fix), `${finding.code}: ${finding.fix}`).toBe("");
           const isLeft = async (): Promise<boolean> => {
-            rest = (await visit(faulty)).findings.filter(({ fix }) => !fix.startsWith("--"));
+            const probing = finding.code.startsWith("probe_") ? "scratch" : "off";
+            rest = (await visit(faulty, { probing })).findings.filter(({ fix }) => !fix.startsWith("--"));
             return rest.some(({ code, object }) => code === finding.code && object === finding.object);
           };
           await expect

@@ -158,6 +158,12 @@ export const FAULTS: readonly Fault[] = [
       USING (tenant_id = (SELECT current_setting('app.current_tenant_id'))) WITH CHECK (${IS_TENANT})`,
   },
   {
+    code: "policy_reads_past_seal",
+    object: "public.f_made_name: p",
+    plant: `${bareTable("f_made_name")} CREATE POLICY p ON f_made_name
+      USING (tenant_id = (SELECT current_setting('app.' || 'current_tenant_id', true))) WITH CHECK (${IS_TENANT})`,
+  },
+  {
     code: "policy_function_immutable",
     object: "public.f_frozen()",
     plant: `CREATE FUNCTION f_frozen() RETURNS text LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
@@ -170,6 +176,32 @@ export const FAULTS: readonly Fault[] = [
     plant: `CREATE FUNCTION f_variable() RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
         AS 'SELECT current_setting(''app.current_tenant_id'', true)';
       ${table("f_variable_rows")} CREATE POLICY p ON f_variable_rows AS RESTRICTIVE USING (tenant_id = (SELECT f_variable()))`,
+  },
+  {
+    code: "policy_function_reads_past_seal",
+    object: "f_app.current_tenant_id()",
+    plant: `CREATE SCHEMA f_app; GRANT USAGE ON SCHEMA f_app TO PUBLIC;
+      CREATE FUNCTION f_app.current_tenant_id() RETURNS text STABLE SET search_path = pg_catalog, pg_temp
+        RETURN current_setting('app.current_tenant_id', true);
+      ${bareTable("f_standard")} CREATE POLICY p ON f_standard
+        USING (tenant_id = (SELECT f_app.current_tenant_id())) WITH CHECK (tenant_id = (SELECT f_app.current_tenant_id()))`,
+  },
+  {
+    code: "policy_function_reads_past_seal",
+    object: "public.f_behind()",
+    plant: `CREATE FUNCTION f_behind() RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+        AS 'SELECT current_setting(''app.current_tenant_id'', true)';
+      CREATE FUNCTION f_before() RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS 'SELECT public.f_behind()';
+      ${table("f_before_rows")} CREATE POLICY p ON f_before_rows AS RESTRICTIVE USING (tenant_id = (SELECT f_before()))`,
+  },
+  {
+    code: "policy_function_immutable",
+    object: "public.f_frozen_standard()",
+    plant: `CREATE FUNCTION f_frozen_behind() RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+        AS 'SELECT public.current_tenant_id()';
+      CREATE FUNCTION f_frozen_standard() RETURNS text IMMUTABLE RETURN public.f_frozen_behind();
+      ${table("f_frozen_standard_rows")}
+      CREATE POLICY p ON f_frozen_standard_rows AS RESTRICTIVE USING (tenant_id = (SELECT f_frozen_standard()))`,
   },
 
   // Columns

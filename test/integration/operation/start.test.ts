@@ -29,12 +29,11 @@ describe("the program does not start, with exit code 1,", () => {
     ["a time that is none", { handshake_timeout: "soon" }, /pgvpd\.conf:4: handshake_timeout "soon"/],
     ["a role that cannot be set", { set_role: "none" }, /pgvpd\.conf:4: set_role "none"/],
     ["a protected context variable", { context_variables: "row_security" }, /pgvpd\.conf:4: context_variables/],
-    ["a feature that is not there", { pool_mode: "session" }, /pgvpd\.conf:4: pool_mode "session": .*not have/],
     ["TLS without a certificate", { tls_port: 6433 }, /pgvpd\.conf:4: tls_port: needs tls_cert and tls_key/],
     [
       "a relayed login with a pool",
       { pool_mode: "session", client_auth: "relay" },
-      /pgvpd\.conf:4: pool_mode "session"/,
+      /pgvpd\.conf:5: client_auth: relay ties .*needs scram/,
     ],
   ])("on %s, and names file, line, key and what is allowed", async (_name, settings, message) => {
     expect(await failedStart(settings)).toMatch(message);

@@ -1,10 +1,11 @@
 /** What a tenant, or a resolver that goes wrong, can do to resolvers: in both places where they run. */
 import { readFileSync } from "node:fs";
-import { DatabaseError } from "pg";
+import { Client, DatabaseError } from "pg";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { availableVersions } from "../../support/postgres.ts";
+import { client as frontend } from "../../support/bytes.ts";
 import { RawClient } from "../../support/raw-client.ts";
-import { errorOf } from "../../support/tenant-fixture.ts";
+import { errorOf, PASSWORD } from "../../support/tenant-fixture.ts";
 import {
   chain,
   org,
@@ -85,6 +86,19 @@ describe.each(versions)("PostgreSQL %s", (version) => {
       await client.untilClosed();
       expect(client.error["C"]).toBe(code);
       expect(await proxy.metric("pgvpd_resolver_executions_total")).toBe(0);
+    });
+
+    it("takes no query of the client's for its own, pipelined behind any answer", async () => {
+      const proxy = await proxyWith("SELECT $1::text AS x");
+      for (const behind of [0, 1, 2]) {
+        using client = await RawClient.open({ host: "127.0.0.1", port: proxy.port });
+        const bytes = frontend.query("SELECT 'forged' AS x");
+        const login = { user: "app_user.v", password: PASSWORD, parameters: { database: "plain" } };
+        await client.logIn({ ...login, pipelined: { behind, bytes } });
+        await client.untilClosed();
+        expect(client.error["C"]).toBe("08P01");
+      }
+      expect(readFileSync(stage.server.logFile, "utf8")).not.toContain("forged");
     });
 
     it("is not moved by an attacker's schema, functions, operators and defaults of the role", async () => {
@@ -213,10 +227,10 @@ describe.each(versions)("PostgreSQL %s", (version) => {
 
     it("ends the login where a list has no end, in bounded memory", async () => {
       const proxy = await proxyWith(
-        "SELECT n || $1::text AS x FROM generate_series(1, 100000000) AS n",
+        "SELECT generate_series(1, 100000000) || $1::text AS x", // rows come as they are made
         'rows = "array"',
       );
-      expect(await refusal(proxy)).toMatch(/resolver one: .*1 MiB|57014/);
+      expect(await refusal(proxy)).toMatch(/resolver one: .*1 MiB/);
     });
 
     it.each(["plain", "sealed"] as const)("carries a list of 5,000 UUIDs: %s", async (database) => {
@@ -272,6 +286,21 @@ inject = { "app.y" = "y" }`;
   });
 
   describe("in the client's own session", () => {
+    it("the client hears nothing of what a query says besides its rows", async () => {
+      await stage.sql(
+        `CREATE FUNCTION talks(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'a rule of ours'; RETURN $1; END $$`,
+      );
+      const proxy = await proxyOf({ place: "session", toml: single("SELECT talks($1) AS x") });
+      const notices: unknown[] = [];
+      const login = { host: "127.0.0.1", port: proxy.port, user: "app_user.v", password: PASSWORD, database: "plain" };
+      const client = new Client(login);
+      client.on("notice", (notice) => notices.push(notice.message));
+      await client.connect();
+      onTestFinished(() => client.end());
+      expect((await client.query("SHOW app.x")).rows).toEqual([{ "app.x": "v" }]);
+      expect(notices).toEqual([]);
+    });
+
     it("an answer that the query took from the context is for that context alone", async () => {
       const toml = `[[resolver]]
 name = "one"

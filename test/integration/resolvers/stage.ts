@@ -9,7 +9,7 @@ import path from "node:path";
 import { Client, type ClientConfig } from "pg";
 import { pino } from "pino";
 import { createKeyFile, readSealKeys, renderKeyInstallation } from "../../../src/config/seal-keys.ts";
-import { createProxy, type Proxy, type SettingValues } from "../../../src/index.ts";
+import { createProxy, type CodeResolver, type Proxy, type SettingValues } from "../../../src/index.ts";
 import type { PostgresServer, StartOptions } from "../../support/postgres.ts";
 import { PASSWORD, startTenantFixture } from "../../support/tenant-fixture.ts";
 
@@ -103,6 +103,8 @@ export interface ProxyOptions {
   readonly toml: string;
   readonly database?: DatabaseName;
   readonly settings?: SettingValues;
+  /** Resolvers in code. */
+  readonly resolvers?: readonly CodeResolver[];
 }
 
 export interface Stage extends AsyncDisposable {
@@ -113,6 +115,8 @@ export interface Stage extends AsyncDisposable {
   truth(value: string, database: DatabaseName): Promise<unknown[]>;
   /** Gives every table of the stage back its first rows. */
   reset(): Promise<void>;
+  /** Of a proxy with these options: its resolvers stand in a file of its own. */
+  settings(options: ProxyOptions): SettingValues;
   proxy(options: ProxyOptions): Promise<ResolverProxy>;
 }
 
@@ -134,26 +138,28 @@ export async function startStage(options: StartOptions = {}): Promise<Stage> {
     }
   };
 
-  const proxy: Stage["proxy"] = async ({ place, toml, database = "plain", settings = {} }) => {
+  const settingsOf: Stage["settings"] = ({ place, toml, database = "plain", settings = {} }) => {
     const file = path.join(folder, `resolvers-${files++}.toml`);
     writeFileSync(file, toml);
-    const log: LogLine[] = [];
-    const logger = pino({}, { write: (line: string) => void log.push(JSON.parse(line) as LogLine) });
     const dedicated = { resolver_user: "resolver", resolver_password: RESOLVER_PASSWORD };
     const sealed = { context_seal: "require", context_key_file: keyFile };
-    const started = createProxy(
-      {
-        port: 0,
-        upstream_host: fixture.server.host,
-        upstream_port: fixture.server.port,
-        context_variables: "app.user_id",
-        resolvers: file,
-        ...(place === "dedicated" ? dedicated : { resolver_connection: "session" }),
-        ...(database === "sealed" ? sealed : {}),
-        ...settings,
-      },
-      { logger },
-    );
+    return {
+      port: 0,
+      upstream_host: fixture.server.host,
+      upstream_port: fixture.server.port,
+      context_variables: "app.user_id",
+      resolvers: file,
+      ...(place === "dedicated" ? dedicated : { resolver_connection: "session" }),
+      ...(database === "sealed" ? sealed : {}),
+      ...settings,
+    };
+  };
+
+  const proxy: Stage["proxy"] = async (given) => {
+    const { database = "plain", resolvers = [] } = given;
+    const log: LogLine[] = [];
+    const logger = pino({}, { write: (line: string) => void log.push(JSON.parse(line) as LogLine) });
+    const started = createProxy(settingsOf(given), { logger, resolvers });
     const [address] = await started.start();
     proxies.push(started);
     const port = address !== undefined && "port" in address ? address.port : 0;
@@ -205,6 +211,7 @@ export async function startStage(options: StartOptions = {}): Promise<Stage> {
   return {
     server: fixture.server,
     sql,
+    settings: settingsOf,
     proxy,
     truth: async (value, database) => (await sql(TRUTH, [value], database)).map(({ id }) => id),
     async reset() {

@@ -8,7 +8,7 @@ import {
   createDatabase,
   failure,
   helpersSql,
-  onEveryVersion,
+  onOuterVersions,
   setupSql,
   sqlFile,
   uninstallSql,
@@ -53,7 +53,7 @@ async function installation(db: TestDatabase): Promise<unknown[]> {
   );
 }
 
-onEveryVersion((server) => {
+onOuterVersions((server) => {
   /** Roles belong to the whole server, so they are made once, and each test sets those that it looks at. */
   beforeAll(async () => {
     await using db = await createDatabase(server(), "owner");

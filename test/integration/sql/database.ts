@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import { Client, DatabaseError } from "pg";
 import { afterAll, beforeAll, describe } from "vitest";
-import { availableVersions, startPostgres, type PostgresServer } from "../../support/postgres.ts";
+import { availableVersions, outerVersions, startPostgres, type PostgresServer } from "../../support/postgres.ts";
 
 const sqlFolder = path.join(import.meta.dirname, "../../../sql");
 const referenceFolder = path.join(import.meta.dirname, "../../support/reference-sql");
@@ -136,7 +136,19 @@ async function connectTo(server: PostgresServer, database: string, user: string)
 
 /** Defines a suite once per PostgreSQL version, each with a server of its own. */
 export function onEveryVersion(define: (server: () => PostgresServer, version: string) => void): void {
-  describe.each(availableVersions())("PostgreSQL %s", (version) => {
+  onVersions(availableVersions(), define);
+}
+
+/** The same on the oldest and the newest version, for suites that take long. */
+export function onOuterVersions(define: (server: () => PostgresServer, version: string) => void): void {
+  onVersions(outerVersions(), define);
+}
+
+function onVersions(
+  versions: readonly string[],
+  define: (server: () => PostgresServer, version: string) => void,
+): void {
+  describe.each(versions)("PostgreSQL %s", (version) => {
     let server: PostgresServer | undefined;
     beforeAll(async () => {
       server = await startPostgres({ version, auth: "trust" });

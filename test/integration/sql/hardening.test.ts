@@ -12,7 +12,7 @@ import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createProxy } from "../../../src/index.ts";
 import { describeWithTools } from "../../support/describe-with-tools.ts";
-import { availableVersions, startPostgres, type PostgresServer } from "../../support/postgres.ts";
+import { outerVersions, startPostgres, type PostgresServer } from "../../support/postgres.ts";
 import {
   column,
   createDatabase,
@@ -273,7 +273,7 @@ async function createHardenedDatabase(
   return db;
 }
 
-describe.each(availableVersions())("PostgreSQL %s", (version) => {
+describe.each(outerVersions())("PostgreSQL %s", (version) => {
   let started: PostgresServer | undefined;
   beforeAll(async () => {
     started = await startPostgres({ version, auth: "trust", settings: serverSettings });

@@ -11,7 +11,7 @@ import {
   dropAppUser,
   failure,
   helpersSql,
-  onEveryVersion,
+  onOuterVersions,
   referenceSql,
   setupSql,
   sqlFile,
@@ -31,7 +31,7 @@ async function installation(db: TestDatabase): Promise<unknown[]> {
   );
 }
 
-onEveryVersion((server, version) => {
+onOuterVersions((server, version) => {
   describe.each<Installer>(["superuser", "owner"])("installed by %s", (installer) => {
     test("twice gives the same as once, in the caller's search_path, without a word the second time", async () => {
       await using db = await createDatabase(server(), installer);

@@ -5,14 +5,14 @@ import {
   column,
   createInstalledDatabase,
   failure,
-  onEveryVersion,
+  onOuterVersions,
   type Installer,
   type TestDatabase,
 } from "./database.ts";
 
 const uuid = (n: number): string => `00000000-0000-4000-8000-${String(n).padStart(12, "0")}`;
 
-onEveryVersion((server) => {
+onOuterVersions((server) => {
   describe.each<Installer>(["superuser", "owner"])("installed by %s", (installer) => {
     let db: TestDatabase;
     beforeAll(async () => {

@@ -2,7 +2,8 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it, vi } from "vitest";
 import { help, renderHelp } from "../../../src/cli/help.ts";
-import { readVersion, version } from "../../../src/cli/version.ts";
+import { version } from "../../../src/cli/version.ts";
+import { readVersion } from "../../../src/lib/version.ts";
 import { settingList } from "../../../src/config/settings.ts";
 import { ConfigError } from "../../../src/config/config-error.ts";
 
@@ -19,8 +20,7 @@ async function outputOf(command: () => Promise<number>): Promise<string> {
 describe("pgvpd --help", () => {
   it("has every setting of this version with its flag, its default and what it means", () => {
     const text = renderHelp(110).replace(/\s+/g, " ");
-    for (const [, { flag, env, doc, default: kept, notYet }] of settingList) {
-      if (notYet !== undefined) continue;
+    for (const [, { flag, env, doc, default: kept }] of settingList) {
       const given = flag === undefined ? env : `--${flag}`;
       expect(text).toContain(` ${given} ${doc}${kept === "" ? "" : ` (default ${kept})`}`);
     }
@@ -31,12 +31,6 @@ describe("pgvpd --help", () => {
     expect(lines.some((line) => line.startsWith("      PGVPD_POOL_PASSWORD   One password"))).toBe(true);
     expect(lines).toContain("      PGVPD_UPSTREAM_PASSWORD");
     expect(renderHelp(110)).not.toMatch(/--(pool|upstream)-password |undefined/);
-  });
-
-  it("names what this version lacks", () => {
-    const [, later = ""] = renderHelp(110).replace(/\s+/g, " ").split("not in this version yet: ");
-    const names = settingList.filter(([, { notYet }]) => notYet !== undefined).map(([, { name }]) => name);
-    expect(later.trim()).toBe(`${names.join(", ")}.`);
   });
 
   it.each([80, 100])("fits a terminal of %i columns", (columns) => {
@@ -50,7 +44,7 @@ describe("pgvpd --help", () => {
 });
 
 describe("pgvpd help COMMAND", () => {
-  it.each(["serve", "check", "doctor", "explain", "key", "demo", "sql", "credential", "help", "version"])(
+  it.each(["serve", "check", "doctor", "explain", "key", "demo", "sql", "credential", "token", "help", "version"])(
     "says how %s is used",
     async (command) => {
       expect(await outputOf(() => help([command]))).toMatch(new RegExp(`^Usage: pgvpd \\[?${command}`));
@@ -59,7 +53,7 @@ describe("pgvpd help COMMAND", () => {
 
   it("refuses what is no command", async () => {
     await expect(help(["toString"])).rejects.toThrow(
-      'there is no command "toString": the commands are serve, check, doctor, explain, key, demo, sql, credential, help, version',
+      'there is no command "toString": the commands are serve, check, doctor, explain, key, demo, sql, credential, token, help, version',
     );
     await expect(help(["serve", "now"])).rejects.toThrow(ConfigError);
   });

@@ -35,7 +35,7 @@ describe("pgvpd key", () => {
   it("create, rotate, install and retire make one life of a key; only install writes to standard output", async () => {
     expect(await run("create", "--file", file)).toEqual({
       out: "",
-      said: `wrote ${file} with key 1: now pgvpd key install --file ${file} | psql -d your_database\n`,
+      said: `wrote ${file} with key 1: now pgvpd key install --file ${file} | psql -v ON_ERROR_STOP=1 -d your_database\n`,
     });
     expect(kids()).toEqual([1]);
     expect(await run("rotate", "--file", file)).toEqual({

@@ -53,6 +53,20 @@ describe("listeners", () => {
   });
 });
 
+describe("doctor", () => {
+  it("needs databases, and to enforce it a credential of pgvpd's own", () => {
+    expect(refused("doctor = warn")).toEqual(["pgvpd.conf:1: doctor: warn needs doctor_database"]);
+    expect(refused("doctor = enforce; doctor_database = app")).toEqual([
+      "pgvpd.conf:1: doctor: enforce: pgvpd has nothing of its own to log in with: set upstream_password, upstream_tls_cert or upstream_require_auth = none",
+    ]);
+    expect(refused("doctor_database = app")).toEqual([
+      "pgvpd.conf:1: doctor_database: is used together with doctor = warn or enforce alone",
+    ]);
+    accepted("doctor = warn; doctor_database = app");
+    accepted("doctor = enforce; doctor_database = app, other; upstream_require_auth = none");
+  });
+});
+
 describe("a setting that would do nothing", () => {
   const needsVerifying = "is used together with client_tls_sslmode = verify-ca or verify-full alone";
   it.each([

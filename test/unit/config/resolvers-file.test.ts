@@ -71,6 +71,11 @@ describe("a resolver", () => {
     });
   });
 
+  it("that chooses the role need not inject anything", () => {
+    const text = '[[resolver]]\nname = "a"\nquery = "SELECT 1 AS r"\ninject_role = "r"\n';
+    expect(parse(text)[0]?.[0]).toMatchObject({ roleColumn: "r", inject: [] });
+  });
+
   it("that is required need not inject anything", () => {
     expect(parse(resolver("a", { required: "true", inject: "{}" }))[0]?.[0]?.inject).toEqual([]);
   });
@@ -290,6 +295,21 @@ describe("a file that is wrong", () => {
       "another on_change",
       resolver("a", { on_change: '"kill"' }),
       [`${at(1, "a")}: on_change: expected keep or terminate`],
+    ],
+    [
+      "a role's column that is a number",
+      resolver("a", { inject_role: "1", rows: '"many"' }),
+      [`${at(1, "a")}: rows: expected one or array`, `${at(1, "a")}: inject_role: expected a column's name`],
+    ],
+    [
+      "a role in a list",
+      resolver("a", { inject_role: '"r"', rows: '"array"' }),
+      [`${at(1, "a")}: inject_role: a session has one role: it needs rows = "one"`],
+    ],
+    [
+      "two resolvers that choose the role",
+      resolver("a", { inject_role: '"r"' }) + resolver("b", { inject_role: '"r"' }),
+      [`${at(6, "b")}: inject_role: the role comes from resolver "a" already`],
     ],
     [
       "a resolver that needs itself",

@@ -4,6 +4,7 @@ import {
   existsSync,
   mkdtempSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -12,7 +13,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import {
   addKey,
   createKeyFile,
@@ -21,6 +22,8 @@ import {
   renderKeyInstallation,
 } from "../../../src/config/seal-keys.ts";
 import { load, problemsOf } from "./load-text.ts";
+
+vi.mock("node:fs", { spy: true });
 
 let folder: string;
 let file: string;
@@ -124,6 +127,16 @@ describe("addKey", () => {
     expect(readSealKeys(file)).toHaveLength(2);
     expect(existsSync(`${file}.new`)).toBe(false);
     rmSync(link);
+  });
+
+  it("leaves no copy of the keys where the file cannot be replaced", () => {
+    write(line(1, A));
+    vi.mocked(renameSync).mockImplementationOnce(() => {
+      throw new Error("no space");
+    });
+    expect(() => addKey(file)).toThrow("no space");
+    expect(existsSync(`${file}.new`)).toBe(false);
+    expect(readSealKeys(file)).toHaveLength(1);
   });
 
   it("refuses a file that it could not read afterwards, and leaves it", () => {

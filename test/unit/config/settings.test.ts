@@ -1,7 +1,7 @@
 /** The table itself: what every setting has to hold, and the settings that an existing pgvpd.conf relies on. */
 import { describe, expect, it } from "vitest";
 import { settingList } from "../../../src/config/settings.ts";
-import { load, problemsOf } from "./load-text.ts";
+import { load } from "./load-text.ts";
 
 const all = settingList.map(([, setting]) => setting);
 
@@ -75,23 +75,13 @@ describe("what pgvpd 1.0 documents", () => {
   });
 });
 
-describe("a setting whose feature is not there", () => {
-  it.each([["admin_port = 9090", "the admin API yet: leave it out"]])(
-    "refuses %s, and says what is missing",
-    (line, problem) => {
-      expect(problemsOf({ file: line })).toEqual([expect.stringMatching(/^pgvpd\.conf:1: /)]);
-      expect(problemsOf({ file: line })[0]).toContain(`this version of pgvpd does not have ${problem}`);
-    },
-  );
-
-  it("takes a file for the session pool of 1.0", () => {
-    const file = `pool_mode = session
+it("takes a file for the session pool of 1.0", () => {
+  const file = `pool_mode = session
       pool_size = 20
       pool_password = secret
       upstream_password = secret
       pool_idle_timeout = 300
       pool_checkout_timeout = 5`;
-    expect(load({ file }).config).toMatchObject({ poolMode: "session", poolSize: 20, clientAuth: undefined });
-    expect(load({ file: file.replace("session", "none") }).config.poolPassword?.reveal()).toBe("secret");
-  });
+  expect(load({ file }).config).toMatchObject({ poolMode: "session", poolSize: 20, clientAuth: undefined });
+  expect(load({ file: file.replace("session", "none") }).config.poolPassword?.reveal()).toBe("secret");
 });

@@ -43,6 +43,15 @@ describe("a permissive policy", () => {
     expect(codes(open, policy({ isPermissive: false, table: "public.other" }))).toEqual(["policy_widens"]);
   });
 
+  it("is not narrowed by one that lets others through, and is unclear where it does so itself", () => {
+    const wide = `(${TENANT} OR (body IS NOT NULL))`;
+    const open = policy({ using: "true", check: "true" });
+    expect(codes(open, policy({ isPermissive: false, using: wide, check: wide }))).toEqual(["policy_widens"]);
+    expect(codes(policy({ using: wide }))).toEqual(["policy_unclear"]);
+    const byFunction = "((tenant_id = app.tenant()) OR (body IS NOT NULL))";
+    expect(codes(policy({ using: byFunction, callsReader: true }))).toEqual(["policy_unclear"]);
+  });
+
   it("is nobody's concern where it is for roles that are no tenants'", () => {
     expect(codes(policy({ isPublic: false, using: "true", check: null }))).toEqual([]);
   });

@@ -2,6 +2,7 @@
 import { describe, expect, it } from "vitest";
 import {
   findContextReads,
+  isBound,
   readsVariable,
   rewriteReads,
   testsNotNull,
@@ -40,7 +41,7 @@ describe("a read of the context", () => {
 
   it("is not constant where it depends on the row", () => {
     expect(findContextReads("public.pgvpd_context_contains('app.ids'::text, id)")).toMatchObject([
-      { isConstant: false, argument: "" },
+      { isConstant: false, argument: "'app.ids'::text" },
     ]);
   });
 
@@ -48,6 +49,12 @@ describe("a read of the context", () => {
     expect(findContextReads("(a = 'current_tenant_id()'::text)")).toEqual([]);
     expect(findContextReads('(a = "current_tenant_id("())')).toEqual([]);
     expect(findContextReads("(a = my_current_setting('x'))")).toEqual([]);
+  });
+
+  it("is none where the function is another schema's", () => {
+    for (const schema of ["app.", '"my public".', "x_public.", "pgvpd."])
+      expect(findContextReads(`(a = ${schema}current_tenant_id())`)).toEqual([]);
+    expect(findContextReads("(a = pgvpd.context_value('x.y'::text))")).toMatchObject([{ name: "context_value" }]);
   });
 
   it("is replaced where it stands, and nothing else is", () => {
@@ -59,10 +66,55 @@ describe("a read of the context", () => {
     expect(wrap(WRAPPED)).toBe(WRAPPED);
   });
 
-  it("is of a variable where it names one", () => {
+  it("is of a variable where it names one, or makes the name", () => {
     expect(findContextReads("current_setting('app.x'::text, true)").map(readsVariable)).toEqual([true]);
-    expect(findContextReads("current_setting(name)").map(readsVariable)).toEqual([false]);
+    const made = "current_setting(('app.'::text || lower('A,B'::text)), true)";
+    expect(findContextReads(made).map((read) => [readsVariable(read), read.argument])).toEqual([
+      [true, "('app.'::text || lower('A,B'::text))"],
+    ]);
     expect(findContextReads(WRAPPED).map(readsVariable)).toEqual([false]);
+  });
+});
+
+describe("a policy", () => {
+  const LIST = "( SELECT public.pgvpd_context_array('app.ids'::text) AS pgvpd_context_array)";
+  const TENANT = "( SELECT public.current_tenant_id() AS current_tenant_id)";
+  const reads = (part: string): boolean => findContextReads(part).length > 0;
+
+  it.each([
+    WRAPPED,
+    `(${WRAPPED} OR (owner = ANY (${LIST}::text[])))`,
+    `(${WRAPPED} AND ((id > 5) OR (body <> ' OR '::text)))`,
+    `((tenant_id)::text = (${TENANT})::text)`,
+    "(id = (public.pgvpd_context('app.id'::text))::uuid)",
+    `(${WRAPPED} OR (false))`,
+    `(${TENANT} = "Tenant")`,
+    `(tags @> ${LIST})`,
+    `(tenant_id OPERATOR(public.=) ${TENANT})`,
+    "public.pgvpd_context_contains('app.ids'::text, id)",
+    `(id IN ( SELECT m.id FROM public.m WHERE (m.tenant_id = ${TENANT})))`,
+    `(EXISTS ( SELECT 1 FROM public.m WHERE (m.tenant_id = ${TENANT})))`,
+    `(tenant_id = COALESCE(${TENANT}, ''::text))`,
+  ])("is bound to the context: %s", (expression) => {
+    expect(isBound(expression, reads)).toBe(true);
+  });
+
+  it.each([
+    `(${WRAPPED} OR (body IS NOT NULL))`,
+    `((id > 5) AND (${WRAPPED} OR (shared AND true)))`,
+    `(tenant_id <> COALESCE(${TENANT}, ''::text))`,
+    `(NOT ${WRAPPED})`,
+    `(${WRAPPED} IS NOT TRUE)`,
+    `(tenant_id >= ${TENANT})`,
+    `(${WRAPPED} OR (${TENANT} = 'root'::text))`,
+    `(tenant_id = COALESCE(${TENANT}, tenant_id))`,
+    "(public.pgvpd_context_contains('app.ids'::text, id) = false)",
+    "(public.pgvpd_context_contains('app.ids'::text, id) IS NOT TRUE)",
+    `CASE WHEN (tenant_id = ${TENANT}) THEN true ELSE (id = 1) END`,
+    `(tenant_id <> ALL (${LIST}))`,
+    "(tenant_id = 'x'::text)",
+  ])("may not be: %s", (expression) => {
+    expect(isBound(expression, reads)).toBe(false);
   });
 });
 

@@ -307,3 +307,36 @@ describe("with resolvers", () => {
     ]);
   });
 });
+
+describe("stamp_application_name", () => {
+  const stamped = { stampApplicationName: true };
+  const nameOf = (parameters: Parameters, config: Partial<Config> = stamped): (string | undefined)[] =>
+    upstreamPairs(parameters, config)
+      .filter(([name]) => name.toLowerCase() === "application_name")
+      .map(([, value]) => value);
+
+  it("puts the tenant before the client's own name, however that is given", () => {
+    expect(nameOf({})).toEqual(["acme"]);
+    expect(nameOf({ application_name: "psql" })).toEqual(["acme: psql"]);
+    expect(nameOf({ application_name: "" })).toEqual(["acme"]);
+    expect(nameOf({ Application_Name: "psql" })).toEqual(["acme: psql"]);
+    expect(nameOf({ options: "-c application_name=psql" })).toEqual(["acme: psql"]);
+    expect(nameOf({ application_name: "psql" }, { ...stamped, ignoreStartupParameters: ["application_name"] })).toEqual(
+      ["acme"],
+    );
+  });
+
+  it("leaves the name alone where it is off", () => {
+    expect(nameOf({}, {})).toEqual([]);
+    expect(nameOf({ application_name: "psql" }, {})).toEqual(["psql"]);
+  });
+
+  it("holds nothing of the client's back that resolvers in its session must not see", () => {
+    const startup = startupMessage({ user: "app_user.acme", application_name: "psql" });
+    const { forwarded, heldBack } = identify(decodeStartupPacket(startup) as StartupMessage, testConfig(stamped), {
+      variables: [],
+      areInSession: true,
+    }) as TenantIdentity;
+    expect([text(forwarded), text(heldBack)]).toEqual([[], [["application_name", "acme: psql"]]]);
+  });
+});

@@ -61,6 +61,14 @@ describe("an answer", () => {
     expect(await bench.get(org, "2")).toBe('[["2"]]');
   });
 
+  it("makes way for newer ones when the values that are kept are long", async () => {
+    const bench = new Bench();
+    const long = "x".repeat(30 * 1024 * 1024);
+    for (const value of ["a", "b", "c"]) await bench.get(org, long, value);
+    expect(await bench.metric("pgvpd_resolver_cache_size")).toBe(2);
+    expect(await bench.get(org, "2", "a")).toBe('[["2"]]');
+  });
+
   it("without a value is kept for 5 s at most", async () => {
     const bench = new Bench();
     await bench.get(org, null);
@@ -243,6 +251,10 @@ describe("a change", () => {
     ["6f9619ff-8b86-d011-b42d-00c04fc964ff", "{6f9619ff8b86d011b42d00c04fc964ff}"],
     ["6f9619ff-8b86-d011-b42d-00c04fc964ff", "6f96-19ff-8b86-d011-b42d-00c0-4fc9-64ff"],
     ["7", "007"],
+    ["7", `${"0".repeat(120)}7`],
+    ["7", `0x${"0_".repeat(60)}7`],
+    ["0", "0".repeat(120)],
+    ["5", "0b101"],
     ["7", "+7"],
     ["7", " 7"],
     ["7", "0x7"],
@@ -251,6 +263,8 @@ describe("a change", () => {
     ["bob@example.com", "Bob@Example.COM"],
     ["rené", "RENÉ"],
     ["x", "x  "],
+    ["bob", "b\u200Bo\u00ADb"],
+    ["strasse", "Straße"],
   ])("of %s reaches who wrote %j", async (column, written) => {
     const bench = new Bench();
     await bench.get(org, "1", written);
@@ -310,5 +324,48 @@ describe("a database that is not trusted", () => {
     await bench.answers.answer("old");
     expect(await before).toBe('[["old"]]');
     expect(await bench.get(org, "new")).toBe('[["new"]]');
+  });
+});
+
+describe("the metrics", () => {
+  it("count look-ups, what is kept and what was dropped, for each resolver and in all", async () => {
+    const bench = new Bench();
+    const team = resolverOf("team");
+    const counts = async (): Promise<Record<string, number>> => {
+      const found: Record<string, number> = {};
+      for (const { name, values } of await bench.metrics.registry.getMetricsAsJSON()) {
+        if (!name.startsWith("pgvpd_resolver_cache") && !name.startsWith("pgvpd_resolver_inv")) continue;
+        for (const { labels, value } of values) {
+          found[[name.replace("pgvpd_resolver_", ""), ...Object.values(labels)].join(" ")] = value;
+        }
+      }
+      return found;
+    };
+    for (const value of ["acme", "acme", "globex"]) await bench.get(org, "1", value);
+    await bench.get(team, "1");
+    bench.cache.invalidate({ database: who.database, resolver: "org", values: ["acme"] });
+    bench.cache.invalidate({ database: who.database, resolver: "org", values: ["nobody"] });
+    expect(await counts()).toEqual({
+      cache_hits_total: 1,
+      cache_misses_total: 3,
+      "cache_lookups_total org hit": 1,
+      "cache_lookups_total org miss": 2,
+      "cache_lookups_total team miss": 1,
+      cache_size: 2,
+      "cache_answers org": 1,
+      "cache_answers team": 1,
+      "invalidations_total org": 1,
+    });
+    bench.cache.clear();
+    expect(await counts()).toMatchObject({ cache_size: 0, "cache_answers org": 0, "invalidations_total org": 1 });
+  });
+
+  it("count an answer that has grown too old, or was asked for again, once", async () => {
+    const bench = new Bench();
+    for (let n = 0; n < 3; n++) {
+      await bench.get(org, `${n}`);
+      bench.clock.advance(org.cacheTtlMs + 1);
+    }
+    expect(await bench.metric("pgvpd_resolver_cache_size")).toBe(1);
   });
 });

@@ -39,6 +39,7 @@ class Bench {
   async #ask(database: string, calls: readonly ResolverCall[]): Promise<ResolverAnswer[]> {
     const value = calls[0]?.values[0] ?? "";
     this.asked.push(`${database} ${value}`);
+    if (value === "silence") await new Promise(() => {});
     await settled();
     const now = this.now.get(value) ?? null;
     if (now instanceof Error) throw now;
@@ -115,6 +116,16 @@ describe("a change", () => {
     expect(bench.ended).toEqual(["late context_changed"]);
   });
 
+  it("that comes while the database is asked does not end who knows of it already", async () => {
+    const bench = new Bench();
+    bench.open("before", callOf(org, "acme"), "1");
+    bench.now.set("acme", "1");
+    bench.watches.check({ database: "shop", resolver: "org", values: ["acme"] });
+    bench.open("after", callOf(org, "acme"), "2");
+    await turns(1);
+    expect(bench.ended).toEqual([]);
+  });
+
   it("is looked at once, however often it is told while others are asked", async () => {
     const bench = new Bench();
     for (const value of ["a", "b"]) bench.open(value, callOf(org, value), "1");
@@ -149,6 +160,17 @@ describe("a database that cannot be asked", () => {
     await turns(1);
     expect(bench.ended).toEqual(["one context_changed"]);
     expect(bench.clock.openTimers).toEqual([]);
+  });
+
+  it("keeps no other database waiting", async () => {
+    const bench = new Bench();
+    bench.open("here", callOf(org, "silence"), "1");
+    bench.open("there", callOf(org, "acme"), "1", { ...who, database: "other" });
+    bench.now.set("acme", "2");
+    bench.watches.checkAll("shop");
+    bench.watches.checkAll("other");
+    await turns(2);
+    expect(bench.ended).toEqual(["there context_changed"]);
   });
 
   it("is not asked for sessions that have ended meanwhile", async () => {

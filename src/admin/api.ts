@@ -1,0 +1,401 @@
+/**
+ * The HTTP API of one listener, as a Fastify application: routes, what each answers, and what it asks for. It decides
+ * nothing itself: the gate says who may, the views say what, the ports do it.
+ */
+import helmet from "@fastify/helmet";
+import swagger from "@fastify/swagger";
+import Fastify, {
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  type FastifyServerOptions,
+} from "fastify";
+import type { SecureContextOptions } from "node:tls";
+import type { AdminToken } from "../config/admin-tokens.ts";
+import { oneLine } from "../config/one-line.ts";
+import { judge, type Access, type GateOptions } from "./gate.ts";
+import type { AdminPorts } from "./ports.ts";
+import * as schemas from "./schemas.ts";
+import { viewExplanation, viewPools, viewResolvers, viewSessions, viewStatus, viewTenants } from "./views.ts";
+
+/** Nobody sends more: the largest request is a path and a token. */
+const MAX_BODY_BYTES = 1_024;
+const MAX_HEADER_BYTES = 8_192;
+const MAX_CONNECTIONS = 100;
+const REQUEST_MS = 10_000;
+/** How often connections are looked at whose request is late. */
+const CHECK_MS = 2_000;
+/** Longer than an explanation, which waits for a database, may take. */
+const SILENCE_MS = 60_000;
+const KEEP_ALIVE_MS = 5_000;
+/** Each opens connections upstream. */
+const MAX_EXPLANATIONS = 2;
+
+declare module "fastify" {
+  interface FastifyContextConfig {
+    access?: Access;
+  }
+  interface FastifyRequest {
+    token: AdminToken | undefined;
+  }
+}
+
+/** What a request for a path that there is not needs: it tells nothing to who may see nothing. */
+const ACCESS_ELSEWHERE: Access = { scope: "read" };
+
+const open = { config: { access: { open: true } } } as const;
+const read = { config: { access: { scope: "read" } } } as const;
+const operate = { config: { access: { scope: "operate" } } } as const;
+
+const REFUSALS = { 401: schemas.error, 403: schemas.error, 421: schemas.error };
+
+/** @param tls certificate and key where the listener speaks HTTPS. */
+export async function createApi(
+  ports: AdminPorts,
+  gate: GateOptions,
+  tls: SecureContextOptions | undefined,
+): Promise<FastifyInstance> {
+  const server = { maxHeaderSize: MAX_HEADER_BYTES, headersTimeout: REQUEST_MS, connectionsCheckingInterval: CHECK_MS };
+  const options: FastifyServerOptions & { https?: object } = {
+    bodyLimit: MAX_BODY_BYTES,
+    requestTimeout: REQUEST_MS,
+    connectionTimeout: SILENCE_MS,
+    keepAliveTimeout: KEEP_ALIVE_MS,
+    maxRequestsPerSocket: 1_000,
+    forceCloseConnections: true,
+    frameworkErrors: refuseMalformedPath,
+    ...(tls === undefined ? { http: server } : { https: { ...tls, ...server } }),
+  };
+  // Every answer is checked against its schema in tests; here nothing that is not in it gets out.
+  const api = Fastify(options as FastifyServerOptions) as unknown as FastifyInstance;
+  api.server.maxConnections = MAX_CONNECTIONS;
+  api.removeContentTypeParser("text/plain");
+
+  api.decorateRequest("token", undefined);
+  api.addHook("onRequest", async (request, reply) => letIn(request, reply, gate));
+  api.addHook("onResponse", async (request, reply) => audit(request, reply, ports));
+  api.setErrorHandler((error: Error & { statusCode?: number }, _request, reply) => answerError(error, reply, ports));
+  api.setNotFoundHandler(
+    (_request, reply) => void reply.code(404).send({ error: "there is nothing here: see /openapi.json" }),
+  );
+
+  await api.register(helmet, {
+    contentSecurityPolicy: { useDefaults: false, directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] } },
+    strictTransportSecurity: false,
+    xFrameOptions: { action: "deny" },
+  });
+  await api.register(swagger, {
+    openapi: {
+      openapi: "3.1.0",
+      info: { title: "pgvpd", description: "The HTTP API of pgvpd.", version: ports.version },
+      components: { securitySchemes: { token: { type: "http", scheme: "bearer" } } },
+    },
+  });
+  await api.register(async (routes) => addRoutes(routes, ports));
+  await api.ready();
+  return api;
+}
+
+/** What the router itself refuses comes by no hook. */
+function refuseMalformedPath(_error: Error, _request: unknown, reply: unknown): void {
+  void (reply as FastifyReply).code(400).send({ error: "the path is malformed" });
+}
+
+async function letIn(request: FastifyRequest, reply: FastifyReply, gate: GateOptions): Promise<void> {
+  void reply.header("cache-control", "no-store");
+  const access = request.routeOptions.config.access ?? ACCESS_ELSEWHERE;
+  const verdict = judge({ method: request.method, headers: request.headers, access }, gate);
+  request.token = verdict.token;
+  if (!("status" in verdict)) return;
+  if (verdict.status === 401) void reply.header("www-authenticate", 'Bearer realm="pgvpd"');
+  await reply.code(verdict.status).send({ error: verdict.error });
+}
+
+/** Each change, and each attempt at one. */
+function audit(request: FastifyRequest, reply: FastifyReply, { audit: auditLog, log }: AdminPorts): void {
+  const { access } = request.routeOptions.config;
+  if (access === undefined || "open" in access || access.scope !== "operate") return;
+  const { statusCode: status } = reply;
+  const change = {
+    token: request.token?.name,
+    source: sourceOf(request),
+    action: oneLine(`${request.method} ${request.url}`),
+    outcome: status < 300 ? "done" : status === 401 || status === 403 || status === 421 ? "refused" : "failed",
+    status,
+  } as const;
+  auditLog?.change(change);
+  log.info(change, "a change by the HTTP API");
+}
+
+function sourceOf({ socket: { remoteAddress, remotePort } }: FastifyRequest): string {
+  return remoteAddress === undefined ? "unix" : `${remoteAddress}:${remotePort}`;
+}
+
+function answerError(error: Error & { statusCode?: number }, reply: FastifyReply, { log }: AdminPorts): void {
+  const status = error.statusCode ?? 500;
+  if (status >= 500) log.error({ err: error }, "the HTTP API could not answer");
+  void reply.code(status).send({ error: status >= 500 ? "internal error: the log has the cause" : error.message });
+}
+
+function addRoutes(api: FastifyInstance, ports: AdminPorts): void {
+  addProbes(api, ports);
+  addViews(api, ports);
+  addOperations(api, ports);
+  addPoolOperations(api, ports);
+}
+
+function addProbes(api: FastifyInstance, ports: AdminPorts): void {
+  api.get("/health", { ...open, schema: answers("The program runs.", { 200: schemas.health }) }, async () => ({
+    status: "ok",
+  }));
+  api.get(
+    "/ready",
+    {
+      ...open,
+      schema: answers("It takes connections: the upstream server answers, and it does not drain.", {
+        200: schemas.health,
+        503: schemas.health,
+      }),
+    },
+    async (_request, reply) => {
+      const isReady = ports.isAccepting() && (await ports.isUpstreamReachable());
+      return reply.code(isReady ? 200 : 503).send({ status: isReady ? "ok" : "fail" });
+    },
+  );
+  api.get(
+    "/metrics",
+    {
+      config: { access: { scope: "metrics", legacy: true } },
+      schema: needing("metrics", {
+        summary: "Metrics in Prometheus' text format.",
+        response: {
+          200: { description: "metrics", content: { "text/plain": { schema: { type: "string" } } } },
+          ...REFUSALS,
+        },
+      }),
+    },
+    async (_request, reply) => {
+      const { registry } = ports.metrics;
+      return reply.type(registry.contentType).send(await registry.metrics());
+    },
+  );
+}
+
+function addViews(api: FastifyInstance, ports: AdminPorts): void {
+  api.get(
+    "/status",
+    {
+      config: { access: { scope: "read", legacy: true } },
+      schema: needing(
+        "read",
+        answers("Counts of everything, without names of tenants.", { 200: schemas.status, ...REFUSALS }),
+      ),
+    },
+    async () => viewStatus(ports),
+  );
+  api.get<{ Querystring: { tenant?: string; limit: number } }>(
+    "/sessions",
+    {
+      ...read,
+      schema: needing("read", {
+        ...answers("Open connections, the oldest first.", { 200: schemas.sessions, 400: schemas.error, ...REFUSALS }),
+        querystring: schemas.page,
+      }),
+    },
+    async ({ query: { tenant, limit } }) => viewSessions(ports.sessions(), tenant, limit),
+  );
+  api.get<{ Querystring: { limit: number } }>(
+    "/pools",
+    {
+      ...read,
+      schema: needing("read", {
+        ...answers("Pooled connections by database and role, those with most first.", {
+          200: schemas.pools,
+          400: schemas.error,
+          ...REFUSALS,
+        }),
+        querystring: schemas.limit,
+      }),
+    },
+    async ({ query: { limit } }) => viewPools(ports.pool(), limit),
+  );
+  api.get<{ Querystring: { limit: number } }>(
+    "/tenants",
+    {
+      ...read,
+      schema: needing("read", {
+        ...answers("Tenants with open connections, those with most first.", {
+          200: schemas.tenants,
+          400: schemas.error,
+          ...REFUSALS,
+        }),
+        querystring: schemas.limit,
+      }),
+    },
+    async ({ query: { limit } }) => viewTenants(ports.sessions(), limit),
+  );
+  api.get(
+    "/resolvers",
+    { ...read, schema: needing("read", answers("Context resolvers.", { 200: schemas.resolvers, ...REFUSALS })) },
+    async () => viewResolvers(ports),
+  );
+  api.get(
+    "/config",
+    {
+      ...read,
+      schema: needing("read", answers("Every setting, and where it comes from.", { 200: schemas.config, ...REFUSALS })),
+    },
+    async () => ({ settings: ports.settings().map(({ value = null, ...setting }) => ({ ...setting, value })) }),
+  );
+  addExplain(api, ports);
+  api.get("/openapi.json", { ...read, schema: { hide: true } }, async () => api.swagger());
+}
+
+function addExplain(api: FastifyInstance, ports: AdminPorts): void {
+  let running = 0;
+  api.get<{ Querystring: { user: string; database?: string } }>(
+    "/explain",
+    {
+      ...read,
+      schema: needing("read", {
+        ...answers("What pgvpd would make of a client: see pgvpd explain.", {
+          200: schemas.explanation,
+          400: schemas.error,
+          429: schemas.error,
+          ...REFUSALS,
+        }),
+        querystring: schemas.login,
+      }),
+    },
+    async ({ query: { user, database } }, reply) => {
+      if (running === MAX_EXPLANATIONS) return reply.code(429).send({ error: "others are being explained: try again" });
+      running += 1;
+      try {
+        return viewExplanation(await ports.explain(user, database));
+      } finally {
+        running -= 1;
+      }
+    },
+  );
+}
+
+function addPoolOperations(api: FastifyInstance, ports: AdminPorts): void {
+  const noPool = { error: "there are no pools: pool_mode is none" };
+  api.post<{ Querystring: { wait: number } }>(
+    "/pools/pause",
+    {
+      ...operate,
+      schema: needing("operate", {
+        ...answers(
+          "Lends no pooled connections, and closes those that are free or come back: 200 when all are closed.",
+          {
+            200: schemas.done,
+            202: schemas.unfinished,
+            400: schemas.error,
+            409: schemas.error,
+            ...REFUSALS,
+          },
+        ),
+        querystring: schemas.wait,
+      }),
+    },
+    async ({ query: { wait } }, reply) => {
+      const pool = ports.pool();
+      if (pool === undefined) return reply.code(409).send(noPool);
+      const isDone = await pool.pause(AbortSignal.timeout(wait * 1_000)).then(
+        () => true,
+        () => false,
+      );
+      if (!pool.isPaused) return reply.code(409).send({ error: "the pools were resumed meanwhile" });
+      return reply.code(isDone ? 200 : 202).send({ status: isDone ? "ok" : "waiting" });
+    },
+  );
+  api.post(
+    "/pools/resume",
+    {
+      ...operate,
+      schema: needing(
+        "operate",
+        answers("Lends pooled connections again.", { 200: schemas.done, 409: schemas.error, ...REFUSALS }),
+      ),
+    },
+    async (_request, reply) => {
+      const pool = ports.pool();
+      if (pool === undefined) return reply.code(409).send(noPool);
+      pool.resume();
+      return { status: "ok" };
+    },
+  );
+}
+
+function addOperations(api: FastifyInstance, ports: AdminPorts): void {
+  api.post<{ Params: { conn: number } }>(
+    "/sessions/:conn/terminate",
+    {
+      ...operate,
+      schema: needing("operate", {
+        ...answers("Ends a connection with 57P01.", {
+          200: schemas.done,
+          400: schemas.error,
+          404: schemas.error,
+          ...REFUSALS,
+        }),
+        params: schemas.conn,
+      }),
+    },
+    async ({ params: { conn } }, reply) =>
+      ports.terminate(conn) ? { status: "ok" } : reply.code(404).send({ error: `there is no connection ${conn}` }),
+  );
+  api.post(
+    "/resolvers/cache/clear",
+    {
+      ...operate,
+      schema: needing("operate", answers("Forgets what resolvers have answered.", { 200: schemas.done, ...REFUSALS })),
+    },
+    async () => {
+      ports.clearResolverCache();
+      return { status: "ok" };
+    },
+  );
+  api.post(
+    "/reload",
+    {
+      ...operate,
+      schema: needing(
+        "operate",
+        answers("As SIGHUP: all of it or nothing.", { 200: schemas.done, 409: schemas.error, ...REFUSALS }),
+      ),
+    },
+    async (_request, reply) => {
+      try {
+        ports.reload();
+        return { status: "ok" };
+      } catch (error) {
+        return reply.code(409).send({ error: `everything stays as it was: ${(error as Error).message}` });
+      }
+    },
+  );
+  api.post(
+    "/drain",
+    {
+      ...operate,
+      schema: needing(
+        "operate",
+        answers("As SIGTERM: no new connections, then the program ends.", { 202: schemas.done, ...REFUSALS }),
+      ),
+    },
+    async (_request, reply) => {
+      // The end of the last session ends this one, too: first the answer.
+      reply.raw.once("close", () => ports.drain());
+      return reply.code(202).send({ status: "ok" });
+    },
+  );
+}
+
+function answers(summary: string, response: Readonly<Record<number, unknown>>) {
+  return { summary, response };
+}
+
+function needing<T extends object>(scope: string, schema: T) {
+  return { ...schema, description: `Needs a token with the scope ${scope}.`, security: [{ token: [scope] }] };
+}

@@ -1,0 +1,48 @@
+/**
+ * All that the HTTP API sees of the program: what it shows, and what it can have done. The composition root implements it.
+ */
+import type { Explanation } from "../check/explain-login.ts";
+import type { EffectiveSetting } from "../config/load.ts";
+import type { AuditLog } from "../observe/audit-log.ts";
+import type { Logger } from "../observe/logger.ts";
+import type { Metrics } from "../observe/metrics.ts";
+import type { ObservedPool } from "../observe/pool-metrics.ts";
+import type { ResolverInfo } from "../proxy/context/resolvers.ts";
+import type { SessionInfo } from "../proxy/session.ts";
+
+export interface OperatedPool extends ObservedPool {
+  readonly isPaused: boolean;
+  /** Resolves when no upstream session is open, or when it is paused no more. @throws whatever aborts `signal`. */
+  pause(signal: AbortSignal): Promise<void>;
+  resume(): void;
+}
+
+export interface AdminPorts {
+  readonly version: string;
+  readonly metrics: Metrics;
+  readonly log: Logger;
+  /** Undefined with `audit_log = off`. */
+  readonly audit: AuditLog | undefined;
+  /** The settings in force, secrets left out. */
+  settings(): readonly EffectiveSetting[];
+  /** Whether clients can connect: not before the listeners are open, and not while it drains. */
+  isAccepting(): boolean;
+  isDraining(): boolean;
+  /** Seconds since the program started. */
+  uptimeSeconds(): number;
+  /** Whether an upstream server answers; asked at most every few seconds, whoever asks. */
+  isUpstreamReachable(): Promise<boolean>;
+  sessions(): Iterable<SessionInfo>;
+  /** Undefined with `pool_mode = none`. */
+  pool(): OperatedPool | undefined;
+  resolvers(): readonly ResolverInfo[];
+  explain(user: string, database: string | undefined): Promise<Explanation>;
+
+  /** Ends a session with 57P01. @returns false where there is none of this number. */
+  terminate(conn: number): boolean;
+  clearResolverCache(): void;
+  /** As SIGHUP. @throws Error naming what cannot be used; everything stays as it was then. */
+  reload(): void;
+  /** As SIGTERM. */
+  drain(): void;
+}
