@@ -51,8 +51,8 @@ describe("pgvpd", () => {
     expect([code, out]).toEqual([1, ""]);
     expect(err.split("\n")).toEqual([
       `pgvpd: ${file}:1: there is no setting "prot": did you mean port?`,
-      'pgvpd: PGVPD_UPSTREAM_TLS: upstream_tls "maybe": expected true, yes, on, 1 or false, no, off, 0',
       `pgvpd: ${file}:2: pool_mode "sesion": expected none, session or transaction`,
+      'pgvpd: PGVPD_UPSTREAM_TLS: upstream_tls "maybe": expected true, yes, on, 1 or false, no, off, 0',
       "",
     ]);
   });
@@ -165,8 +165,8 @@ describe("pgvpd check", () => {
     expect([code, err]).toEqual([1, ""]);
     expect(out.split("\n")).toEqual([
       expect.stringMatching(/^error {8}\S+test\.conf:1: there is no setting "prot"/),
-      expect.stringMatching(/^error {8}--port: port "x": expected a whole number/),
       expect.stringMatching(/^error {8}\S+test\.conf:2: pool_mode "sesion": expected none/),
+      expect.stringMatching(/^error {8}--port: port "x": expected a whole number/),
       "warning      PGVPD_XYZZY is no setting of pgvpd",
       "not checked  files, upstream, policies, roles: the configuration has to be valid first",
       "",
