@@ -141,6 +141,7 @@ function addRoutes(api: FastifyInstance, ports: AdminPorts): void {
   addProbes(api, ports);
   addViews(api, ports);
   addOperations(api, ports);
+  addTenantOperations(api, ports);
   addPoolOperations(api, ports);
 }
 
@@ -217,14 +218,14 @@ function addViews(api: FastifyInstance, ports: AdminPorts): void {
         querystring: schemas.limit,
       }),
     },
-    async ({ query: { limit } }) => viewPools(ports.pool(), limit),
+    async ({ query: { limit } }) => viewPools(ports.pools, limit),
   );
   api.get<{ Querystring: { limit: number } }>(
     "/tenants",
     {
       ...read,
       schema: needing("read", {
-        ...answers("Tenants with open connections, those with most first.", {
+        ...answers("Tenants with open connections, those with most first; and who was denied at run time.", {
           200: schemas.tenants,
           400: schemas.error,
           ...REFUSALS,
@@ -232,7 +233,7 @@ function addViews(api: FastifyInstance, ports: AdminPorts): void {
         querystring: schemas.limit,
       }),
     },
-    async ({ query: { limit } }) => viewTenants(ports.sessions(), limit),
+    async ({ query: { limit } }) => viewTenants(ports, limit),
   );
   api.get(
     "/resolvers",
@@ -279,6 +280,54 @@ function addExplain(api: FastifyInstance, ports: AdminPorts): void {
   );
 }
 
+function addTenantOperations(api: FastifyInstance, ports: AdminPorts): void {
+  api.post<{ Querystring: { tenant: string; reason: string } }>(
+    "/tenants/deny",
+    {
+      ...operate,
+      schema: needing("operate", {
+        ...answers("Ends a tenant's sessions, and admits none until it is allowed again or pgvpd is started anew.", {
+          200: schemas.done,
+          400: schemas.error,
+          409: schemas.error,
+          ...REFUSALS,
+        }),
+        querystring: schemas.denial,
+      }),
+    },
+    async ({ query: { tenant, reason } }, reply) => {
+      try {
+        ports.denyTenant(tenant, reason);
+      } catch (error) {
+        if (!(error instanceof RangeError)) throw error;
+        return reply.code(409).send({ error: error.message });
+      }
+      return { status: "ok" };
+    },
+  );
+  api.post<{ Querystring: { tenant: string } }>(
+    "/tenants/allow",
+    {
+      ...operate,
+      schema: needing("operate", {
+        ...answers("Takes a denial of the same text back.", {
+          200: schemas.done,
+          400: schemas.error,
+          404: schemas.error,
+          ...REFUSALS,
+        }),
+        querystring: schemas.allowance,
+      }),
+    },
+    async ({ query: { tenant } }, reply) =>
+      ports.allowTenant(tenant)
+        ? { status: "ok" }
+        : reply
+            .code(404)
+            .send({ error: `"${tenant}" was not denied here: see /tenants, tenant_deny and tenants.toml` }),
+  );
+}
+
 function addPoolOperations(api: FastifyInstance, ports: AdminPorts): void {
   const noPool = { error: "there are no pools: pool_mode is none" };
   api.post<{ Querystring: { wait: number } }>(
@@ -300,13 +349,12 @@ function addPoolOperations(api: FastifyInstance, ports: AdminPorts): void {
       }),
     },
     async ({ query: { wait } }, reply) => {
-      const pool = ports.pool();
-      if (pool === undefined) return reply.code(409).send(noPool);
-      const isDone = await pool.pause(AbortSignal.timeout(wait * 1_000)).then(
+      if (!ports.hasPools) return reply.code(409).send(noPool);
+      const isDone = await ports.pools.pause(AbortSignal.timeout(wait * 1_000)).then(
         () => true,
         () => false,
       );
-      if (!pool.isPaused) return reply.code(409).send({ error: "the pools were resumed meanwhile" });
+      if (!ports.pools.isPaused) return reply.code(409).send({ error: "the pools were resumed meanwhile" });
       return reply.code(isDone ? 200 : 202).send({ status: isDone ? "ok" : "waiting" });
     },
   );
@@ -320,9 +368,8 @@ function addPoolOperations(api: FastifyInstance, ports: AdminPorts): void {
       ),
     },
     async (_request, reply) => {
-      const pool = ports.pool();
-      if (pool === undefined) return reply.code(409).send(noPool);
-      pool.resume();
+      if (!ports.hasPools) return reply.code(409).send(noPool);
+      ports.pools.resume();
       return { status: "ok" };
     },
   );

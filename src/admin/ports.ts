@@ -33,13 +33,25 @@ export interface AdminPorts {
   /** Whether an upstream server answers; asked at most every few seconds, whoever asks. */
   isUpstreamReachable(): Promise<boolean>;
   sessions(): Iterable<SessionInfo>;
-  /** Undefined with `pool_mode = none`. */
-  pool(): OperatedPool | undefined;
+  /** False with `pool_mode = none`: then `pools` is empty and stays so. */
+  readonly hasPools: boolean;
+  readonly pools: OperatedPool;
   resolvers(): readonly ResolverInfo[];
   explain(user: string, database: string | undefined): Promise<Explanation>;
 
+  /** What was denied at run time, beside the configuration. */
+  deniedTenants(): readonly { readonly pattern: string; readonly reason: string }[];
+
   /** Ends a session with 57P01. @returns false where there is none of this number. */
   terminate(conn: number): boolean;
+  /**
+   * Ends the sessions of tenants that match, and admits none. @param pattern a tenant, or with `*` for any characters.
+   *
+   * @throws RangeError when a thousand are denied already.
+   */
+  denyTenant(pattern: string, reason: string): void;
+  /** Takes `denyTenant` of the same pattern back. @returns false where there was none. */
+  allowTenant(pattern: string): boolean;
   clearResolverCache(): void;
   /** As SIGHUP. @throws Error naming what cannot be used; everything stays as it was then. */
   reload(): void;

@@ -80,6 +80,7 @@ export const sessions = object({
 export const tenants = object({
   total: count,
   tenants: list(object({ tenant: text, connections: count, bytes_from_client: count, bytes_from_upstream: count })),
+  denied: list(object({ tenant: text, reason: text })),
 });
 
 export const resolvers = object({
@@ -177,6 +178,35 @@ export const login = {
     database: { type: "string", minLength: 1, maxLength: 63 },
   },
   required: ["user"],
+  additionalProperties: false,
+} as const;
+
+const pattern = {
+  type: "string",
+  minLength: 1,
+  maxLength: 1_000,
+  description: "a tenant, or a pattern of tenants in which * stands for any characters",
+} as const;
+
+export const denial = {
+  type: "object",
+  properties: {
+    tenant: pattern,
+    reason: {
+      type: "string",
+      pattern: "^[^\\u0000-\\u001f\\u007f]{1,200}$",
+      default: "by an operator",
+      description: "which the tenant's clients are told",
+    },
+  },
+  required: ["tenant"],
+  additionalProperties: false,
+} as const;
+
+export const allowance = {
+  type: "object",
+  properties: { tenant: pattern },
+  required: ["tenant"],
   additionalProperties: false,
 } as const;
 

@@ -3,7 +3,6 @@
  */
 import type { Explanation } from "../check/explain-login.ts";
 import type { Metrics } from "../observe/metrics.ts";
-import { NO_POOL } from "../observe/no-pool.ts";
 import type { SessionInfo } from "../proxy/session.ts";
 import type { AdminPorts, OperatedPool } from "./ports.ts";
 
@@ -16,7 +15,7 @@ interface Metric {
 
 export async function viewStatus(ports: AdminPorts) {
   const { metrics, version } = ports;
-  const pool = ports.pool();
+  const { pools } = ports;
   const { tenantRejected, tenantTimeouts } = metrics;
   return {
     version,
@@ -33,7 +32,7 @@ export async function viewStatus(ports: AdminPorts) {
       from_client: metrics.bytes.fromClient,
       from_upstream: metrics.bytes.fromUpstream,
     },
-    pool: { ...(pool ?? NO_POOL).counts, buckets: viewPools(pool, MAX_BUCKETS).pools },
+    pool: { ...pools.counts, buckets: viewPools(pools, MAX_BUCKETS).pools },
     resolvers: { ...(await viewCache(metrics)), resolvers: await viewExecutions(metrics) },
     tenant: {
       rejected_deny: await valueOf(tenantRejected, { reason: "deny" }),
@@ -45,11 +44,11 @@ export async function viewStatus(ports: AdminPorts) {
 }
 
 /** Those with the most connections first. */
-export function viewPools(pool: Pick<OperatedPool, "sizes" | "isPaused"> | undefined, limit: number) {
-  const sizes = [...(pool?.sizes() ?? [])].toSorted((a, b) => b.total - a.total);
+export function viewPools(pool: Pick<OperatedPool, "sizes" | "isPaused">, limit: number) {
+  const sizes = [...pool.sizes()].toSorted((a, b) => b.total - a.total);
   return {
     total: sizes.length,
-    is_paused: pool?.isPaused === true,
+    is_paused: pool.isPaused,
     pools: sizes
       .slice(0, limit)
       .map(({ database, role, total, idle, waiting }) => ({ database, role, total, idle, waiting })),
@@ -117,12 +116,12 @@ export function viewSessions(sessions: Iterable<SessionInfo>, tenant: string | u
 }
 
 /** Those with the most connections first. */
-export function viewTenants(sessions: Iterable<SessionInfo>, limit: number) {
+export function viewTenants(ports: Pick<AdminPorts, "sessions" | "deniedTenants">, limit: number) {
   const tenants = new Map<
     string,
     { tenant: string; connections: number; bytes_from_client: number; bytes_from_upstream: number }
   >();
-  for (const { tenant, bytes } of sessions) {
+  for (const { tenant, bytes } of ports.sessions()) {
     if (tenant === undefined) continue;
     const sum = tenants.get(tenant) ?? { tenant, connections: 0, bytes_from_client: 0, bytes_from_upstream: 0 };
     sum.connections += 1;
@@ -131,7 +130,8 @@ export function viewTenants(sessions: Iterable<SessionInfo>, limit: number) {
     tenants.set(tenant, sum);
   }
   const sorted = [...tenants.values()].toSorted((a, b) => b.connections - a.connections);
-  return { total: tenants.size, tenants: sorted.slice(0, limit) };
+  const denied = ports.deniedTenants().map(({ pattern, reason }) => ({ tenant: pattern, reason }));
+  return { total: tenants.size, tenants: sorted.slice(0, limit), denied };
 }
 
 export function viewExplanation({ identity, resolvers, context, verdict, reason }: Explanation) {

@@ -276,6 +276,12 @@ export const catalogue = {
     "no pooled connection became free within {seconds} s: all {size} are in use",
     "Raise pool_size or pool_checkout_timeout, or close connections that are not used.",
   ),
+  pool_paused: fatal(
+    "57P03",
+    "proxy",
+    "no connection within {seconds} s: the connection pools are paused",
+    "An operator has paused them, as for a restart of the server; try again later.",
+  ),
   database_not_allowed: fatal(
     "28000",
     "tenant",

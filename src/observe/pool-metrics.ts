@@ -24,27 +24,6 @@ export interface ObservedPool {
   sizes(): Iterable<PoolSize>;
 }
 
-/** Several pools as one: those of servers that tenants have for themselves beside everybody's. */
-export class PoolGroup implements ObservedPool {
-  readonly #pools: ObservedPool[] = [];
-
-  add(pool: ObservedPool): void {
-    this.#pools.push(pool);
-  }
-
-  get counts(): PoolCounts {
-    const sum: PoolCounts = { checkouts: 0, reuses: 0, creates: 0, checkins: 0, discards: 0, timeouts: 0 };
-    for (const { counts } of this.#pools) {
-      for (const key of Object.keys(sum) as (keyof PoolCounts)[]) sum[key] += counts[key];
-    }
-    return sum;
-  }
-
-  *sizes(): Generator<PoolSize> {
-    for (const pool of this.#pools) yield* pool.sizes();
-  }
-}
-
 const COUNTERS: Readonly<Record<keyof PoolCounts, string>> = {
   checkouts: "Sessions asked of the pool.",
   reuses: "Checkouts that got a session that was there.",

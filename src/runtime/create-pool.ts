@@ -1,10 +1,10 @@
 /** Puts the pool together: how it opens sessions, makes them a client's, cancels and ends them. */
 import type { Config } from "../config/settings.ts";
-import type { PoolGroup } from "../observe/pool-metrics.ts";
 import { preparePooled, type PreparePooledServices } from "../proxy/context/prepare-pooled.ts";
 import { HELLO_QUESTION } from "../proxy/context/seal.ts";
 import { openPooled, terminateBackend, type OpenPooledServices } from "../proxy/pool/open-pooled.ts";
 import { Pool } from "../proxy/pool/pool.ts";
+import type { PoolGroup } from "../proxy/pool/pool-group.ts";
 import { sendCancel } from "../proxy/upstream/forward-cancel.ts";
 import type { UpstreamTls } from "../proxy/upstream/upstream-tls.ts";
 
@@ -12,7 +12,7 @@ const CANCEL_LIMIT_MS = 5_000;
 
 export interface CreatePoolServices extends OpenPooledServices, PreparePooledServices {
   readonly config: Config;
-  /** Where its metrics are read. */
+  /** Which it joins, to be seen and paused with the others. */
   readonly pools: PoolGroup;
   /** `tenant_pool_size` of a tenant. */
   readonly poolSizeOf: (tenant: string) => number | undefined;

@@ -20,13 +20,12 @@ import { Deadline } from "../lib/deadline.ts";
 import { TimerWheel } from "../lib/timer-wheel.ts";
 import { TokenBucket } from "../lib/token-bucket.ts";
 import { pinoLevel, type Logger } from "../observe/logger.ts";
-import { observePool, PoolGroup } from "../observe/pool-metrics.ts";
+import { observePool } from "../observe/pool-metrics.ts";
 import { Admissions } from "../proxy/admit/admissions.ts";
 import { ClientPlaces } from "../proxy/admit/client-places.ts";
 import { readVersion } from "../lib/version.ts";
 import { AuditLog } from "../observe/audit-log.ts";
 import { Metrics, type Traffic } from "../observe/metrics.ts";
-import { NO_POOL } from "../observe/no-pool.ts";
 import { collectProcessMetrics } from "../observe/process-metrics.ts";
 import { Resolvers } from "../proxy/context/resolvers.ts";
 import { createUnsealed } from "../proxy/context/inject-context.ts";
@@ -38,6 +37,7 @@ import { ClientTls } from "../proxy/client/client-tls.ts";
 import { isDirectReadSafe } from "../proxy/socket/direct-read-check.ts";
 import { listen, type ListenAddress, type Listener } from "../proxy/listen/listener.ts";
 import type { Pool } from "../proxy/pool/pool.ts";
+import { PoolGroup } from "../proxy/pool/pool-group.ts";
 import { createPool } from "./create-pool.ts";
 import { TenantServers } from "./tenant-servers.ts";
 import type { ProxyServices } from "../proxy/services.ts";
@@ -87,6 +87,7 @@ export class ProxyServer {
   #seal: Seal | undefined;
   #resolvers: Resolvers | undefined;
   #pool: Pool | undefined;
+  readonly #pools = new PoolGroup();
   #servers: TenantServers | undefined;
   #audit: AuditLog | undefined;
   #admin: AdminServer | undefined;
@@ -103,6 +104,7 @@ export class ProxyServer {
     this.#shown = { config, effective: options.settings ?? [] };
     this.#options = options;
     this.#log = log;
+    observePool(this.metrics.registry, this.#pools);
     this.#places = new ClientPlaces(config);
     this.#admissions = new Admissions(new TenantPolicy(config), {
       clock: systemClock,
@@ -145,10 +147,8 @@ export class ProxyServer {
     const safeRoles = new SafeRoles(systemClock);
     const unsealed = createUnsealed(systemClock);
     const roleDefaults = this.#roleDefaults;
-    const pools = new PoolGroup();
-    if (config.poolMode === "none") observePool(this.metrics.registry, NO_POOL);
-    else {
-      observePool(this.metrics.registry, pools);
+    const pools = this.#pools;
+    if (config.poolMode !== "none") {
       this.#pool = createPool({
         ...login,
         pools,
@@ -234,10 +234,14 @@ export class ProxyServer {
       uptimeSeconds: () => systemClock.now() / 1000,
       isUpstreamReachable: () => this.#isUpstreamReachable(),
       sessions: () => this.#sessionInfos(),
-      pool: () => this.#pool,
+      hasPools: this.#config.poolMode !== "none",
+      pools: this.#pools,
       resolvers: () => this.#resolvers?.list ?? [],
       explain: (user, database) => explainLogin(user, database, this.#config, this.#log),
+      deniedTenants: () => this.deniedTenants,
       terminate: (conn) => this.#terminate(conn),
+      denyTenant: (pattern, reason) => this.denyTenant(pattern, reason),
+      allowTenant: (pattern) => this.allowTenant(pattern),
       clearResolverCache: () => this.#resolvers?.clearCache(),
       reload: () => this.reload(),
       drain: this.#options.onDrainAsked ?? (() => void this.drain()),

@@ -4,9 +4,9 @@
  */
 import type { TenantUpstream } from "../config/tenant-policy.ts";
 import type { CodeResolver } from "../config/resolvers-file.ts";
-import type { PoolGroup } from "../observe/pool-metrics.ts";
 import { Resolvers } from "../proxy/context/resolvers.ts";
 import { SafeRoles } from "../proxy/context/role-safety.ts";
+import type { PoolGroup } from "../proxy/pool/pool-group.ts";
 import type { ProxyServices } from "../proxy/services.ts";
 import { createDial } from "../proxy/upstream/dial.ts";
 import { RoleDefaults } from "../proxy/upstream/role-defaults.ts";

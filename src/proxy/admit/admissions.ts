@@ -115,16 +115,17 @@ export class Admissions {
    * @throws RangeError when there are a thousand already.
    */
   deny(pattern: string, reason: string): void {
-    if (!this.#denials.has(pattern) && this.#denials.size >= MAX_DENIALS) {
+    const name = canonicalTenant(pattern);
+    if (!this.#denials.has(name) && this.#denials.size >= MAX_DENIALS) {
       throw new RangeError(`more than ${MAX_DENIALS} patterns are denied: list tenants in tenant_deny or tenants`);
     }
-    this.#denials.set(pattern, { match: new TenantMatch(pattern), reason });
+    this.#denials.set(name, { match: new TenantMatch(pattern), reason });
     this.#apply();
   }
 
   /** Takes back `deny` of the same pattern. @returns false where there was none. */
   allow(pattern: string): boolean {
-    return this.#denials.delete(pattern);
+    return this.#denials.delete(canonicalTenant(pattern));
   }
 
   /** The patterns that are denied at run time, and why. */

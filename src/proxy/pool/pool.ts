@@ -110,7 +110,7 @@ export class Pool {
 
   /**
    * Asks for a session with the borrower's context and settings in force. The applicant hears of it once,
-   * unless the request is cancelled: with ProxyError pool_timeout (53300) after `pool_checkout_timeout`, context_failed,
+   * unless the request is cancelled: with ProxyError pool_timeout (53300) or pool_paused (57P03) after `pool_checkout_timeout`, context_failed,
    * unsafe_role, upstream_*; with UpstreamRefusal where a setting of the client's fails.
    */
   request(borrower: Borrower, holder: object, applicant: Applicant): Request {
@@ -569,7 +569,8 @@ export class Pool {
       bucket.waiting.remove(waiter.borrower.identity.tenant, waiter);
       this.counts.timeouts += 1;
       const seconds = poolCheckoutTimeoutMs / 1000;
-      waiter.applicant.onRefused(new ProxyError("pool_timeout", { params: { size, seconds } }));
+      const code = this.#isPaused ? "pool_paused" : "pool_timeout";
+      waiter.applicant.onRefused(new ProxyError(code, { params: { size, seconds } }));
     }
     if (bucket.usesReserve) this.#serve(bucket);
   }

@@ -291,6 +291,25 @@ describe("a change", () => {
     });
   });
 
+  it("denies a tenant, whose sessions end, until it is allowed again", async () => {
+    const [doomed, other] = [await logIn("acme"), await logIn("globex")];
+    const gone = new Promise<unknown>((resolve) => doomed.once("error", resolve));
+    expect((await post("/tenants/deny?tenant=ac*&reason=moved")).json()).toEqual({ status: "ok" });
+    expect(await gone).toMatchObject({ code: "57P01", message: expect.stringContaining("moved") as string });
+    await expect(logIn("acme")).rejects.toMatchObject({ code: "28000" });
+    await other.query("SELECT 1");
+    await other.end();
+    expect((await get("/tenants")).json()).toMatchObject({ denied: [{ tenant: "ac*", reason: "moved" }] });
+
+    expect((await post("/tenants/allow?tenant=acme")).status).toBe(404);
+    expect((await post("/tenants/allow?tenant=ac*")).status).toBe(200);
+    await (await logIn("acme")).end();
+    for (const wrong of ["", "?tenant=", "?tenant=acme&reason=", "?tenant=acme&reason=a%00b", "?tenant=a&tenant=b"]) {
+      expect((await post(`/tenants/deny${wrong}`)).status, wrong).toBe(400);
+    }
+    await audited({ audit: "change", action: "POST /tenants/deny?tenant=ac*&reason=moved", outcome: "done" });
+  });
+
   it("clears the resolvers' cache", async () => {
     const executions = async (): Promise<number | undefined> => {
       const { resolvers } = (await get("/resolvers")).json() as { resolvers: { executions: number }[] };

@@ -22,11 +22,15 @@ describe("sessions", () => {
   });
 
   it("add up to tenants; one that has not said who it is has none", () => {
-    expect(viewTenants(sessions, 1)).toEqual({
+    const ports = { sessions: () => sessions, deniedTenants: () => [{ pattern: "b*", reason: "moved" }] };
+    expect(viewTenants(ports, 1)).toEqual({
       total: 2,
       tenants: [{ tenant: "a", connections: 2, bytes_from_client: 5, bytes_from_upstream: 50 }],
+      denied: [{ tenant: "b*", reason: "moved" }],
     });
-    expect(viewTenants([session(1, "__proto__")], 1).tenants).toMatchObject([{ tenant: "__proto__", connections: 1 }]);
+    expect(viewTenants({ ...ports, sessions: () => [session(1, "__proto__")] }, 1).tenants).toMatchObject([
+      { tenant: "__proto__", connections: 1 },
+    ]);
   });
 });
 
@@ -34,5 +38,4 @@ it("pools are shown largest first, up to the limit", () => {
   const sizes = [1, 3, 2].map((total) => ({ database: "d", role: `r${total}`, total, idle: 0, waiting: 0 }));
   const { total, is_paused, pools } = viewPools({ isPaused: true, sizes: () => sizes }, 2);
   expect([total, is_paused, ...pools.map(({ role }) => role)]).toEqual([3, true, "r3", "r2"]);
-  expect(viewPools(undefined, 2)).toEqual({ total: 0, is_paused: false, pools: [] });
 });

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { Registry } from "prom-client";
 import { expect, it } from "vitest";
 import { Metrics } from "../../../src/observe/metrics.ts";
-import { NO_POOL } from "../../../src/observe/no-pool.ts";
+import { PoolGroup } from "../../../src/proxy/pool/pool-group.ts";
 import { observePool } from "../../../src/observe/pool-metrics.ts";
 import { collectProcessMetrics } from "../../../src/observe/process-metrics.ts";
 
@@ -14,7 +14,7 @@ it("docs/admin.md has every metric", () => {
   );
   const further = new Registry();
   collectProcessMetrics(further)[Symbol.dispose]();
-  observePool(further, NO_POOL);
+  observePool(further, new PoolGroup());
   const there = [new Metrics().registry, further].flatMap((registry) => registry.getMetricsAsArray());
   expect(listed.toSorted()).toEqual(there.map(({ name }) => name).toSorted());
 });
