@@ -597,7 +597,7 @@ export const settings = {
     group: "Pool",
     type: integer(1, 100_000),
     default: "50",
-    doc: "Most logins of pgvpd's own for pooled connections at the same time.",
+    doc: "Most logins of pgvpd's own to a server at the same time, pooled or not. With relay a client logs in by itself.",
   }),
   maxPreparedStatements: setting({
     name: "max_prepared_statements",

@@ -6,6 +6,7 @@ import type { AllowedNetworks } from "../config/networks.ts";
 import type { Config } from "../config/settings.ts";
 import type { TenantUpstream } from "../config/tenant-policy.ts";
 import type { Clock } from "../lib/clock.ts";
+import type { Semaphore } from "../lib/semaphore.ts";
 import type { TimerWheel } from "../lib/timer-wheel.ts";
 import type { TokenBucket } from "../lib/token-bucket.ts";
 import type { AuditLog } from "../observe/audit-log.ts";
@@ -52,6 +53,8 @@ export interface ProxyServices {
   readonly keyCache: KeyCache;
   readonly roleDefaults: RoleDefaults;
   readonly dial: Dial;
+  /** Bounds pgvpd's own logins to the server. One that is relayed goes at its client's pace, and would hold a place for it. */
+  readonly ownLogins: Semaphore;
   readonly cancelKeys: CancelKeys;
   /** Bounds the CancelRequests of all clients together; nothing else bounds them. */
   readonly cancelRate: TokenBucket;

@@ -1,5 +1,6 @@
 /** Puts the pool together: how it opens sessions, makes them a client's, cancels and ends them. */
 import type { Config } from "../config/settings.ts";
+import type { Semaphore } from "../lib/semaphore.ts";
 import { preparePooled, type PreparePooledServices } from "../proxy/context/prepare-pooled.ts";
 import { HELLO_QUESTION } from "../proxy/context/seal.ts";
 import { openPooled, terminateBackend, type OpenPooledServices } from "../proxy/pool/open-pooled.ts";
@@ -16,6 +17,7 @@ export interface CreatePoolServices extends OpenPooledServices, PreparePooledSer
   readonly pools: PoolGroup;
   /** `tenant_pool_size` of a tenant. */
   readonly poolSizeOf: (tenant: string) => number | undefined;
+  readonly ownLogins: Semaphore;
   readonly upstreamTls: UpstreamTls | undefined;
   readonly directRead: boolean;
 }
@@ -27,6 +29,7 @@ export function createPool(services: CreatePoolServices): Pool {
     clock,
     log,
     poolSizeOf,
+    ownLogins: services.ownLogins,
     hello: HELLO_QUESTION,
     directRead: services.directRead,
     open: (login, signal) => openPooled(login, services, signal),

@@ -17,6 +17,7 @@ import type { Config } from "../config/settings.ts";
 import { ProxyError } from "../errors/proxy-error.ts";
 import { systemClock } from "../lib/clock.ts";
 import { Deadline } from "../lib/deadline.ts";
+import { Semaphore } from "../lib/semaphore.ts";
 import { TimerWheel } from "../lib/timer-wheel.ts";
 import { TokenBucket } from "../lib/token-bucket.ts";
 import { pinoLevel, type Logger } from "../observe/logger.ts";
@@ -148,9 +149,11 @@ export class ProxyServer {
     const unsealed = createUnsealed(systemClock);
     const roleDefaults = this.#roleDefaults;
     const pools = this.#pools;
+    const ownLogins = new Semaphore(config.serverConnectLimit);
     if (config.poolMode !== "none") {
       this.#pool = createPool({
         ...login,
+        ownLogins,
         pools,
         poolSizeOf: this.#admissions.poolSizeOf,
         roleDefaults,
@@ -167,6 +170,7 @@ export class ProxyServer {
       ...login,
       wheel: new TimerWheel(systemClock),
       audit: this.#audit,
+      ownLogins,
       clientTls: this.#clientTls,
       upstreamTls: this.#upstreamTls,
       networks: new AllowedNetworks(config.allowFrom),

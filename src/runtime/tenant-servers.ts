@@ -4,6 +4,7 @@
  */
 import type { TenantUpstream } from "../config/tenant-policy.ts";
 import type { CodeResolver } from "../config/resolvers-file.ts";
+import { Semaphore } from "../lib/semaphore.ts";
 import { Resolvers } from "../proxy/context/resolvers.ts";
 import { SafeRoles } from "../proxy/context/role-safety.ts";
 import type { PoolGroup } from "../proxy/pool/pool-group.ts";
@@ -45,6 +46,7 @@ export class TenantServers {
     const own = {
       ...shared,
       ...login,
+      ownLogins: new Semaphore(config.serverConnectLimit),
       upstreamTls,
       roleDefaults: new RoleDefaults(login),
       safeRoles: new SafeRoles(clock),

@@ -14,6 +14,7 @@ const defaults: Partial<Config> = {
   upstreamStartupParameters: ["*"],
   poolMode: "none",
   allowDatabases: [],
+  serverConnectLimit: 50,
   upstreamRequireAuth: [],
   scramIterations: 4_096,
   allowFrom: [],

@@ -10,6 +10,7 @@ import { AllowedNetworks } from "../../src/config/networks.ts";
 import type { Config } from "../../src/config/settings.ts";
 import { TenantPolicy } from "../../src/config/tenant-policy.ts";
 import { TimerWheel } from "../../src/lib/timer-wheel.ts";
+import { Semaphore } from "../../src/lib/semaphore.ts";
 import { TokenBucket } from "../../src/lib/token-bucket.ts";
 import { Metrics } from "../../src/observe/metrics.ts";
 import { Admissions } from "../../src/proxy/admit/admissions.ts";
@@ -118,6 +119,7 @@ export class Wire {
       cancelRate: new TokenBucket(this.clock, perSecond, burst),
       safeRoles: new SafeRoles(this.clock),
       resolvers: new Resolvers(this.config, [], { ...login, metrics: new Metrics() }),
+      ownLogins: new Semaphore(this.config.serverConnectLimit),
       pool: undefined,
       seal: options.seal,
       metrics,

@@ -73,6 +73,27 @@ describe("a login that pgvpd ends with SCRAM", () => {
     expect(client.messages[0]?.body).toEqual(bytes(int32(196_610), int32(1), "_pq_.x\0"));
   });
 
+  it("waits where as many log in upstream as server_connect_limit says, in the order of the clients", async () => {
+    let gate: Promise<void> | undefined;
+    let letOneIn: () => void = () => {};
+    const play = async (upstream: ScriptedUpstream): Promise<void> => {
+      if (gate !== undefined) gate = new Promise((resolve) => (letOneIn = resolve));
+      await gate;
+      if (await upstream.logIn()) await upstream.serve();
+    };
+    const wire = openScram({ config: { serverConnectLimit: 1 }, upstream: { play } });
+    await wire.logIn(); // What the role has as its defaults is known from here on.
+    const before = wire.upstreams.length;
+    gate = Promise.resolve();
+    const clients = [(await wire.logIn()).client, (await wire.logIn()).client, (await wire.logIn()).client];
+    for (const [index, client] of clients.entries()) {
+      expect(wire.upstreams).toHaveLength(before + index + 1);
+      letOneIn();
+      await quiescence();
+      expect(client.isReady).toBe(true);
+    }
+  });
+
   const refused = { user: "bound.acme", password: "correct horse" };
   it.each([
     ["a wrong password", { password: "wrong" }],

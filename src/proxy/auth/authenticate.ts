@@ -6,6 +6,7 @@ import type { Config } from "../../config/settings.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import type { Clock } from "../../lib/clock.ts";
 import { pause } from "../../lib/deadline.ts";
+import type { Semaphore } from "../../lib/semaphore.ts";
 import { sqlstateOf } from "../../protocol/backend-messages.ts";
 import type { MessageStream } from "../message-stream.ts";
 import type { Identity, TenantIdentity } from "../tenant/identity.ts";
@@ -40,6 +41,7 @@ export interface AuthServices extends LoginServices {
   readonly config: Config;
   readonly clock: Clock;
   readonly dial: Dial;
+  readonly ownLogins: Semaphore;
   readonly throttle: LoginThrottle;
   readonly credentials: Credentials;
   readonly roleDefaults: RoleDefaults;
@@ -108,7 +110,8 @@ async function end(
     identity.kind === "tenant"
       ? encodeTenantStartup(identity, services.config, await services.roleDefaults.of(role, database, secrets, signal))
       : identity.startup.packet;
-  return withUpstream(identity, services.dial, signal, async (upstream, greeting) => {
+  using _place = await services.ownLogins.enter(signal);
+  return await withUpstream(identity, services.dial, signal, async (upstream, greeting) => {
     upstream.stream.write(packet);
     return logIn(upstream, { role, minor, secrets }, services, greeting, signal);
   });

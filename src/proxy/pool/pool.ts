@@ -6,7 +6,7 @@ import type { Config } from "../../config/settings.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import type { Clock } from "../../lib/clock.ts";
 import { Deadline, pause, raceAbort } from "../../lib/deadline.ts";
-import { Semaphore } from "../../lib/semaphore.ts";
+import type { Semaphore } from "../../lib/semaphore.ts";
 import type { Logger } from "../../observe/logger.ts";
 import type { PoolCounts, PoolSize } from "../../observe/pool-metrics.ts";
 import type { Borrower } from "./borrower.ts";
@@ -39,6 +39,8 @@ export interface PoolServices {
   readonly log: Logger;
   /** Most sessions that a tenant may hold, for each database and role. */
   poolSizeOf(tenant: string): number | undefined;
+  /** Bounds logins to the server, the pool's and others. */
+  readonly ownLogins: Semaphore;
   /** Opens a session that is logged in, without context. */
   open(login: PooledLogin, signal: AbortSignal): Promise<OpenedSession>;
   /** Discards what is in the session, or sets the client's context and settings, or both. */
@@ -70,7 +72,6 @@ export class Pool {
   readonly #services: PoolServices;
   readonly #buckets = new Map<string, Bucket>();
   readonly #lent = new Set<PooledSession>();
-  readonly #logins: Semaphore;
   #sweep: Disposable | undefined;
   #isClosed = false;
   #isPaused = false;
@@ -78,9 +79,8 @@ export class Pool {
   readonly #pausing = new Set<() => void>();
 
   constructor(services: PoolServices) {
-    const { contextVariables, trackExtraParameters, serverConnectLimit } = services.config;
+    const { contextVariables, trackExtraParameters } = services.config;
     this.#services = services;
-    this.#logins = new Semaphore(serverConnectLimit);
     this.reader = new SqlReader(contextVariables, trackExtraParameters);
     this.statements = new PreparedStatements(this.reader);
   }
@@ -433,7 +433,7 @@ export class Pool {
 
   async #openOnce(bucket: Bucket, borrower: Borrower, signal: AbortSignal): Promise<PooledSession> {
     const { role, database } = bucket;
-    using _place = await this.#logins.enter(signal);
+    using _place = await this.#services.ownLogins.enter(signal);
     const opened = await this.#services.open({ role, database, secrets: borrower.secrets }, signal);
     this.counts.creates += 1;
     const session = new PooledSession(bucket, opened, this.#services.directRead);
@@ -516,7 +516,7 @@ export class Pool {
     const signal = AbortSignal.timeout(PREPARE_LIMIT_MS);
     bucket.total += 1;
     try {
-      using _place = await this.#logins.enter(signal);
+      using _place = await this.#services.ownLogins.enter(signal);
       const opened = await this.#services.open({ role, database, secrets: {} }, signal);
       const session = new PooledSession(bucket, opened, this.#services.directRead);
       this.counts.creates += 1;
