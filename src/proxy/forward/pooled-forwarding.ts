@@ -23,6 +23,8 @@ import type { CancelSubject, HeldTarget } from "../upstream/cancel-keys.ts";
 import type { Activity } from "./activity.ts";
 import { asked, ExpectedAnswers, type About, type Asked } from "./expected-answers.ts";
 import type { ForwardEvents } from "./forward.ts";
+import { ClientParameters } from "./pooled-parameters.ts";
+import { refusalOf, Traces } from "./pooled-traces.ts";
 
 const LAST_WORD_MS = 2_000;
 const HEADER_BYTES = 5;
@@ -33,8 +35,6 @@ const MAX_OUTSTANDING = 4_096;
 /** What a client's prepared statements may take here; beyond it the client keeps its session. */
 const MAX_STATEMENT_BYTES = 1024 * 1024;
 const MAX_STATEMENTS = 5_000;
-/** SETs and RESETs that are noted until their answer. */
-const MAX_NOTED = 100;
 
 const PARSE_COMPLETE = encodeMessage(backend.parseComplete, Buffer.alloc(0));
 const READY_IDLE = encodeMessage(backend.readyForQuery, Buffer.of(IDLE));
@@ -96,7 +96,8 @@ export class PooledForwarding implements Holder, Applicant {
   readonly #borrower: Borrower;
   readonly #services: PooledForwardServices;
   readonly #events: ForwardEvents;
-  readonly #isTransactionMode: boolean;
+  readonly #traces: Traces;
+  readonly #parameters: ClientParameters;
   #resolve!: (error: ProxyError | undefined) => void;
   #error: ProxyError | undefined;
   #isClosing = false;
@@ -107,10 +108,6 @@ export class PooledForwarding implements Holder, Applicant {
   #request: Request | undefined;
   /** Ends what is done to give the client its context back. */
   #restoring: AbortController | undefined;
-  /** Values of parameters that the client knows. */
-  readonly #told = new Map<string, string>();
-  /** All of them, as the session before reported them. */
-  #lastReported = "";
   readonly #answers = new ExpectedAnswers((kind, about, wasRead) => this.#onFailed(kind, about, wasRead));
 
   // The client's side.
@@ -146,15 +143,8 @@ export class PooledForwarding implements Holder, Applicant {
   /** A message of either side is lost in part: nothing that is read or sent there means what it says. */
   #isCutApart = false;
 
-  // What keeps the session, or has to be done before it goes.
-  #pinReason: PinReason | undefined;
   /** Answers cannot be told apart any more: nothing of ours is put between the client's messages. */
   #isBlind = false;
-  #isTainted = false;
-  #resetsUnsynced = false;
-  #mustRestore = false;
-  readonly #resetNames: string[] = [];
-  #settings: { readonly name: string; readonly value: string | undefined }[] = [];
   #clientReads = 0;
   #upstreamReads = 0;
   #readies = 0;
@@ -173,11 +163,11 @@ export class PooledForwarding implements Holder, Applicant {
     this.#borrower = borrower;
     this.#services = services;
     this.#events = events;
-    this.#isTransactionMode = services.config.poolMode === "transaction";
+    this.#traces = new Traces(borrower, services.config, (reason) => services.countPin(reason));
+    this.#parameters = new ClientParameters(borrower, first);
     this.ended = new Promise((resolve) => {
       this.#resolve = resolve;
     });
-    for (const [name, value] of first.parameters) this.#told.set(name, value);
     this.#session = first;
     const moved = services.directRead ? moveToDirectRead(client, this.#onDirectBytes, "replace") : undefined;
     this.client = moved ?? client;
@@ -200,7 +190,7 @@ export class PooledForwarding implements Holder, Applicant {
 
   /** Why the client keeps its session, where it does. */
   get pinReason(): PinReason | undefined {
-    return this.#pinReason;
+    return this.#traces.pinReason;
   }
 
   start(greeting: Buffer): void {
@@ -270,7 +260,7 @@ export class PooledForwarding implements Holder, Applicant {
     if (this.#restoring !== undefined) return "waiting";
     if (this.#isInCopy) return "held";
     if (this.#owesAnswer) return "busy";
-    if (this.#mustRestore && !this.#isUnsynced) return "waiting";
+    if (this.#traces.mustRestore && !this.#isUnsynced) return "waiting";
     const isInside = this.#status !== IDLE || this.#isUnsynced || this.#answers.isSkipping || this.#clientLeft > 0;
     return isInside ? "held" : "idle";
   }
@@ -448,11 +438,11 @@ export class PooledForwarding implements Holder, Applicant {
       case frontend.sync:
         this.#isUnsynced = false;
         this.#isFlushed = false;
-        if (this.#resetsUnsynced) this.#restoreLater();
+        this.#traces.onSync();
         this.#push(asked.sync);
         return at;
       case frontend.functionCall:
-        this.#isTainted = true;
+        this.#traces.isTainted = true;
         this.#push(asked.call);
         return at;
       default: // Flush
@@ -475,27 +465,25 @@ export class PooledForwarding implements Holder, Applicant {
   /** Whether the next message has to wait for an answer to what was sent before. */
   #mustWait(): boolean {
     if (this.#isBlind || this.#answers.isSkipping) return false;
-    if (this.#mustRestore || this.#answers.size > MAX_OUTSTANDING) return true;
-    const mayGo = this.#isTransactionMode && this.#pinReason === undefined;
-    return (
-      mayGo && this.#answers.outstandingReady > 0 && this.#services.pool.hasWaiters(this.#session as PooledSession)
-    );
+    if (this.#traces.mustRestore || this.#answers.size > MAX_OUTSTANDING) return true;
+    if (this.#traces.keepsSession || this.#answers.outstandingReady === 0) return false;
+    return this.#services.pool.hasWaiters(this.#session as PooledSession);
   }
 
   #takeQuery(session: PooledSession, bytes: Buffer, at: number, available: number, end: number): number {
     const isWhole = available === end;
     const textEnd = isWhole ? available - 1 : available;
     const found = this.#services.pool.reader.read(bytes, at + HEADER_BYTES, textEnd);
-    if (!isWhole) this.#isTainted = true;
+    if (!isWhole) this.#traces.isTainted = true;
     this.#isUnsynced = false;
-    if (this.#mustRefuse(found)) {
+    if (this.#traces.mustRefuse(found)) {
       this.#push(asked.query);
-      this.#replace(encodeMessage(frontend.query, Buffer.from(`${refusal(found)}\0`)));
+      this.#replace(encodeMessage(frontend.query, Buffer.from(`${refusalOf(found)}\0`)));
       return end;
     }
-    if (found.bits !== 0) this.#apply(session, found);
+    if (found.bits !== 0) this.#traces.note(found);
     const about = (found.bits & effects.deallocates) === 0 ? undefined : this.#deallocate(session, found);
-    if (this.#resetsUnsynced) this.#restoreLater();
+    this.#traces.onSync();
     this.#unnamed = undefined;
     session.unnamedOf = undefined;
     this.#push(asked.query, about);
@@ -510,9 +498,9 @@ export class PooledForwarding implements Holder, Applicant {
     const isUnnamed = nameEnd === at + HEADER_BYTES + 1;
     if (!isWhole) {
       // Too long to be kept: the client keeps the session that has it.
-      this.#apply(session, pool.reader.read(definition, 0, definition.length));
-      this.#isTainted = true;
-      this.#pin("statement_memory");
+      this.#traces.note(pool.reader.read(definition, 0, definition.length));
+      this.#traces.isTainted = true;
+      this.#traces.pin("statement_memory");
       if (isUnnamed) this.#unnamed = undefined;
       if (isUnnamed) session.unnamedOf = this;
       this.#push(asked.parse);
@@ -520,30 +508,30 @@ export class PooledForwarding implements Holder, Applicant {
     }
     if (isUnnamed) {
       const found = pool.reader.read(definition, 0, Math.max(definition.indexOf(0), 0));
-      if (this.#mustRefuse(found))
+      if (this.#traces.mustRefuse(found))
         return this.#refuseParse(bytes.subarray(at + HEADER_BYTES, nameEnd), found, available);
       const previous = this.#unnamed;
       this.#unnamed = { definition: Buffer.from(definition), effects: found };
       session.unnamedOf = this;
-      if (found.bits !== 0) this.#apply(session, found);
+      if (found.bits !== 0) this.#traces.note(found);
       this.#push(asked.parse, { undo: (wasRead) => this.#restoreUnnamed(wasRead ? undefined : previous) });
       return at;
     }
     const name = bytes.toString("latin1", at + HEADER_BYTES, nameEnd - 1);
     const isTaken = this.#statements.has(name);
     const prepared = pool.statements.find(definition, this.#borrower.settings.get("search_path") ?? "");
-    if (this.#mustRefuse(prepared.effects)) {
+    if (this.#traces.mustRefuse(prepared.effects)) {
       return this.#refuseParse(bytes.subarray(at + HEADER_BYTES, nameEnd), prepared.effects, available);
     }
-    this.#apply(session, prepared.effects);
-    if (!this.#isTransactionMode) {
+    this.#traces.note(prepared.effects);
+    if (!this.#traces.isTransactionMode) {
       if (this.#statements.size < MAX_STATEMENTS) this.#statements.set(name, prepared);
       this.#push(asked.parse);
       return at;
     }
     if (isTaken) {
       // The server itself says that there is one of this name: it gets one.
-      this.#isTainted = true;
+      this.#traces.isTainted = true;
       this.#push(asked.ourParse);
       this.#replace(encodeParse(bytes.subarray(at + HEADER_BYTES, nameEnd), EMPTY_DEFINITION));
       this.#push(asked.parse);
@@ -553,7 +541,7 @@ export class PooledForwarding implements Holder, Applicant {
       this.#statements.size >= MAX_STATEMENTS ||
       this.#statementBytes + definition.length + name.length > MAX_STATEMENT_BYTES
     ) {
-      this.#pin("statement_memory");
+      this.#traces.pin("statement_memory");
       this.#push(asked.parse);
       return at;
     }
@@ -576,7 +564,7 @@ export class PooledForwarding implements Holder, Applicant {
 
   #refuseParse(name: Buffer, found: Effects, end: number): number {
     this.#push(asked.parse);
-    this.#replace(encodeParse(name, Buffer.from(`${refusal(found)}\0\0\0`)));
+    this.#replace(encodeParse(name, Buffer.from(`${refusalOf(found)}\0\0\0`)));
     return end;
   }
 
@@ -619,7 +607,7 @@ export class PooledForwarding implements Holder, Applicant {
   ): number {
     this.#isUnsynced = true;
     if (nameEnd === before + 1) {
-      if (this.#isTransactionMode && session.unnamedOf !== this) this.#bringUnnamed(session);
+      if (this.#traces.isTransactionMode && session.unnamedOf !== this) this.#bringUnnamed(session);
       const found = kind === asked.bind ? this.#unnamed?.effects : undefined;
       this.#push(kind, found === undefined ? undefined : this.#applyBound(session, found));
       return at;
@@ -631,7 +619,7 @@ export class PooledForwarding implements Holder, Applicant {
       return at;
     }
     const done = kind === asked.bind ? this.#applyBound(session, prepared.effects) : undefined;
-    if (!this.#isTransactionMode) {
+    if (!this.#traces.isTransactionMode) {
       this.#push(kind, done);
       return at;
     }
@@ -649,9 +637,9 @@ export class PooledForwarding implements Holder, Applicant {
   /** What a statement does that is bound now, and so will be executed. */
   #applyBound(session: PooledSession, found: Effects): About | undefined {
     if (found.bits === 0) return undefined;
-    this.#apply(session, found);
+    this.#traces.note(found);
     if ((found.bits & effects.deallocates) === 0) return undefined;
-    this.#isTainted = true; // nobody knows whether it is executed
+    this.#traces.isTainted = true; // nobody knows whether it is executed
     return this.#deallocate(session, found);
   }
 
@@ -725,11 +713,11 @@ export class PooledForwarding implements Holder, Applicant {
       this.#statementBytes = 0;
       session.statements.clear();
       session.hasLeftovers = true;
-      this.#isTainted = true;
+      this.#traces.isTainted = true;
       return { undo: () => forgotten.forEach(([name, prepared]) => this.#remember(name, prepared)) };
     }
     const about = this.#forget(deallocated);
-    if (about === undefined || !this.#isTransactionMode || this.#isBlind) return about;
+    if (about === undefined || !this.#traces.isTransactionMode || this.#isBlind) return about;
     // The server knows it by another name, and says what it says of the client's: it gets one of that.
     const name = Buffer.from(`${deallocated}\0`, "latin1");
     this.#push(asked.ourClose);
@@ -737,7 +725,7 @@ export class PooledForwarding implements Holder, Applicant {
     this.#replace(encodeCloseStatement(name), encodeParse(name, EMPTY_DEFINITION));
     return {
       undo: () => {
-        this.#isTainted = true; // it has one of that name now, which nobody may find
+        this.#traces.isTainted = true; // it has one of that name now, which nobody may find
         about.undo?.(true);
       },
     };
@@ -745,46 +733,11 @@ export class PooledForwarding implements Holder, Applicant {
 
   // What statements leave behind.
 
-  #mustRefuse({ bits }: Effects): boolean {
-    const { sessionState } = this.#services.config;
-    if (!this.#isTransactionMode || sessionState !== "refuse") return false;
-    return (bits & (effects.pins | effects.sets)) !== 0;
-  }
-
-  #apply(_session: PooledSession, found: Effects): void {
-    const { bits } = found;
-    if (bits === 0) return;
-    if ((bits & effects.taints) !== 0) this.#isTainted = true;
-    if ((bits & effects.resets) !== 0) {
-      this.#resetsUnsynced = true;
-      this.#resetNames.push(...found.reset);
-      if (this.#resetNames.length > MAX_NOTED) this.#resetNames.splice(0, Infinity, "*");
-    }
-    if (!this.#isTransactionMode) return;
-    if ((bits & effects.pins) !== 0) this.#pin(found.pinReason ?? "set");
-    if ((bits & effects.sets) !== 0) {
-      if (this.#services.config.sessionState === "follow" && this.#settings.length < MAX_NOTED) {
-        this.#settings.push(...found.settings);
-      } else this.#pin("set");
-    }
-  }
-
-  #pin(reason: PinReason): void {
-    if (!this.#isTransactionMode || this.#pinReason !== undefined) return;
-    this.#pinReason = reason;
-    this.#services.countPin(reason);
-  }
-
   #becomeBlind(): void {
     if (this.#isBlind) return;
     this.#isBlind = true;
-    this.#isTainted = true;
-    this.#pin("copy");
-  }
-
-  #restoreLater(): void {
-    this.#resetsUnsynced = false;
-    this.#mustRestore = true;
+    this.#traces.isTainted = true;
+    this.#traces.pin("copy");
   }
 
   /** Neither the client nor the server has the statement, or it has it still. */
@@ -858,7 +811,7 @@ export class PooledForwarding implements Holder, Applicant {
         return true;
       case backend.notificationResponse:
         // Who listens is pinned: what comes without that is for somebody else.
-        return !this.#isTransactionMode || this.#pinReason !== undefined;
+        return this.#traces.keepsSession;
       case backend.copyInResponse:
       case backend.copyBothResponse:
         // What stands behind it already may be dropped by the server: nobody knows how many answers come.
@@ -869,7 +822,7 @@ export class PooledForwarding implements Holder, Applicant {
         this.#isInCopy = false;
         const body = bytes.subarray(at + HEADER_BYTES, end);
         this.#serverSaidFatal = body.includes("SFATAL\0") || body.includes("VFATAL\0") || body.includes("VPANIC\0");
-        this.#settings = [];
+        this.#traces.onError();
         this.#onError(body);
         break;
       }
@@ -899,10 +852,7 @@ export class PooledForwarding implements Holder, Applicant {
 
   #learn(bytes: Buffer, at: number, end: number): void {
     const [name = "", value = ""] = bytes.toString("latin1", at + HEADER_BYTES, end).split("\0");
-    const session = this.#session as PooledSession;
-    session.report(name, value);
-    this.#told.set(name, value);
-    if (this.#borrower.learn(name, value)) session.applied.set(name.toLowerCase(), value);
+    this.#parameters.learn(this.#session as PooledSession, name, value);
   }
 
   #answerSkipped(): void {
@@ -914,7 +864,7 @@ export class PooledForwarding implements Holder, Applicant {
   }
 
   /** What a client does not read slows down its own server only. */
-  #write(bytes: Buffer): void {
+  readonly #write = (bytes: Buffer): void => {
     if (!this.client.writable || this.client.write(bytes)) return;
     this.#session?.stream.socket.pause();
     if (this.#isClientFull) return;
@@ -923,7 +873,7 @@ export class PooledForwarding implements Holder, Applicant {
       this.#isClientFull = false;
       if (!this.#isClosing) this.#session?.stream.socket.resume();
     });
-  }
+  };
 
   // When a session comes, and goes.
 
@@ -986,23 +936,11 @@ export class PooledForwarding implements Holder, Applicant {
   /** The session is the client's: what it says differently from the one before is told. */
   #adopt(session: PooledSession): void {
     this.#status = IDLE;
-    this.#isTainted = false;
+    this.#traces.isTainted = false;
     this.#serverSaidFatal = false;
-    if (session.reported !== this.#lastReported) {
-      this.#tell(session);
-      this.#lastReported = session.reported;
-    }
+    this.#parameters.tell(session, this.#write);
     const unread = session.lendTo(this);
     if (unread.length > 0) this.onUpstreamBytes(unread);
-  }
-
-  /** What this session reports otherwise than the one before. */
-  #tell(session: PooledSession): void {
-    for (const [name, value] of session.parameters) {
-      if (this.#told.get(name) === value) continue;
-      this.#told.set(name, value);
-      this.#write(encodeMessage(backend.parameterStatus, Buffer.from(`${name}\0${value}\0`, "latin1")));
-    }
   }
 
   /** All that was asked may be answered now: the session goes, or is made good, and what waits goes on. */
@@ -1012,26 +950,24 @@ export class PooledForwarding implements Holder, Applicant {
       if (this.#isStalled && !this.#isClosing && session !== undefined) this.#resume();
       return;
     }
-    this.#settleSettings(session);
-    if (this.#mustRestore && !this.#isUnsynced) {
+    if (!this.#isUnsynced) this.#traces.applySettings(session, this.#status !== IDLE);
+    if (this.#traces.mustRestore && !this.#isUnsynced) {
       if (this.#status !== FAILED) {
         void this.#restore(session);
         return;
       }
-      this.#mustRestore = false; // the RESET is rolled back with its transaction
-      this.#resetNames.length = 0;
+      this.#traces.onResetUndone();
     }
     if (this.#isReleasable()) {
       this.#session = undefined;
-      this.#services.pool.release(session, this.#borrower, this.#isTainted);
+      this.#services.pool.release(session, this.#borrower, this.#traces.isTainted);
     }
     if (this.#isStalled) this.#resume();
   }
 
   #isReleasable(): boolean {
     return (
-      this.#isTransactionMode &&
-      this.#pinReason === undefined &&
+      !this.#traces.keepsSession &&
       this.#status === IDLE &&
       !this.#isUnsynced &&
       !this.#isInCopy &&
@@ -1042,35 +978,11 @@ export class PooledForwarding implements Holder, Applicant {
     );
   }
 
-  /** What SET statements of their own have set, now that they have worked. In a transaction they may not last. */
-  #settleSettings({ applied }: PooledSession): void {
-    if (this.#settings.length === 0 || this.#isUnsynced) return;
-    const set = this.#settings;
-    this.#settings = [];
-    if (this.#status !== IDLE) {
-      this.#pin("set");
-      return;
-    }
-    for (const { name, value } of set) {
-      if (value === undefined) {
-        this.#borrower.settings.delete(name);
-        applied.delete(name);
-        continue;
-      }
-      this.#borrower.settings.set(name, value);
-      applied.set(name, value);
-    }
-  }
-
   async #restore(session: PooledSession): Promise<void> {
     const { pool } = this.#services;
     session.takeBack(0);
     session.unnamedOf = undefined; // our own statements are unnamed
-    for (const name of this.#resetNames.splice(0)) {
-      this.#borrower.resetSetting(name);
-      if (name === "*") session.applied.clear();
-      else session.applied.delete(name);
-    }
+    this.#traces.applyResets(session);
     this.#restoring = new AbortController();
     try {
       await pool.restore(session, this.#borrower, this.#status !== IDLE, this.#restoring.signal);
@@ -1079,11 +991,11 @@ export class PooledForwarding implements Holder, Applicant {
       return;
     }
     this.#restoring = undefined;
-    this.#mustRestore = false;
+    this.#traces.mustRestore = false;
     if (this.#isClosing) return;
-    const [status, isTainted] = [this.#status, this.#isTainted];
+    const [status, isTainted] = [this.#status, this.#traces.isTainted];
     this.#adopt(session);
-    [this.#status, this.#isTainted] = [status, isTainted];
+    [this.#status, this.#traces.isTainted] = [status, isTainted];
     this.#settle();
   }
 
@@ -1132,7 +1044,7 @@ export class PooledForwarding implements Holder, Applicant {
     if (this.#isCutApart) {
       pool.destroy(session);
     } else if (isAtRest && session.isOpen && this.#isReleasable()) {
-      pool.release(session, this.#borrower, this.#isTainted);
+      pool.release(session, this.#borrower, this.#traces.isTainted);
     } else if (this.#clientLeft > 0) {
       pool.destroy(session); // half a message of the client's has reached the server
     } else {
@@ -1146,12 +1058,6 @@ function endOfString(bytes: Buffer, at: number, end: number): number {
   const zero = bytes.indexOf(0, at);
   if (zero === -1 || zero >= end) throw new ProxyError("message_length");
   return zero + 1;
-}
-
-/** A statement that fails on the server as the refused one has to, so that its transaction fails as well. */
-function refusal({ pinReason }: Effects): string {
-  const what = pinReason ?? "set";
-  return `DO $pgvpd$BEGIN RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = 'session state is refused in transaction mode (${what})', HINT = 'SET LOCAL inside of the transaction works; session_state = follow or pin allows the rest.'; END$pgvpd$`;
 }
 
 function ignore(): void {}
