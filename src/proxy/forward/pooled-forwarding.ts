@@ -8,41 +8,33 @@ import type { Duplex } from "node:stream";
 import type { Config } from "../../config/settings.ts";
 import { ProxyError } from "../../errors/proxy-error.ts";
 import type { Clock } from "../../lib/clock.ts";
-import { encodeErrorResponse, sqlstateOf } from "../../protocol/backend-messages.ts";
+import { encodeErrorResponse } from "../../protocol/backend-messages.ts";
 import { backend, frontend, IDLE, tableOf } from "../../protocol/message-types.ts";
-import { encodeMessage } from "../../protocol/message.ts";
+import { encodeMessage, HEADER_BYTES } from "../../protocol/message.ts";
 import { MAX_MESSAGE_LENGTH } from "../../protocol/limits.ts";
 import type { Borrower } from "../pool/borrower.ts";
 import type { Applicant, Pool, Request } from "../pool/pool.ts";
 import type { Holder, PooledSession } from "../pool/pooled-session.ts";
 import { moveToDirectRead } from "../socket/direct-read.ts";
-import { encodeCloseStatement, encodeParse, serverNameOf, type Prepared } from "../pool/prepared.ts";
-import { effects, type Effects, type PinReason } from "../pool/sql-effects.ts";
+import { effects, type PinReason } from "../pool/sql-effects.ts";
 import { UpstreamRefusal } from "../upstream/await-ready.ts";
 import type { CancelSubject, HeldTarget } from "../upstream/cancel-keys.ts";
 import type { Activity } from "./activity.ts";
-import { asked, ExpectedAnswers, type About, type Asked } from "./expected-answers.ts";
+import { asked, type FailedAnswer } from "./expected-answers.ts";
 import type { ForwardEvents } from "./forward.ts";
+import { Conversation } from "./pooled-conversation.ts";
 import { ClientParameters } from "./pooled-parameters.ts";
+import { Passage } from "./pooled-passage.ts";
+import { ClientStatements } from "./pooled-statements.ts";
 import { refusalOf, Traces } from "./pooled-traces.ts";
 
 const LAST_WORD_MS = 2_000;
-const HEADER_BYTES = 5;
 /** A message is read whole up to this; of a longer one its beginning, and the rest is passed on unread. */
 const MAX_READ_BYTES = 64 * 1024;
 /** More requests than these without an answer, and the client is not read further. */
 const MAX_OUTSTANDING = 4_096;
-/** What a client's prepared statements may take here; beyond it the client keeps its session. */
-const MAX_STATEMENT_BYTES = 1024 * 1024;
-const MAX_STATEMENTS = 5_000;
-
 const PARSE_COMPLETE = encodeMessage(backend.parseComplete, Buffer.alloc(0));
 const READY_IDLE = encodeMessage(backend.readyForQuery, Buffer.of(IDLE));
-const EMPTY_DEFINITION = Buffer.alloc(3);
-const UNNAMED = Buffer.of(0);
-const FAILED = 0x45;
-const STATEMENT = 0x53;
-
 /** Messages of the server that are read; all others are passed on. */
 const READ_FROM_SERVER = tableOf([
   backend.bindComplete,
@@ -69,12 +61,6 @@ const KNOWN_FROM_CLIENT = tableOf(Object.values(frontend).filter((type) => type 
 
 /** No more of the client's messages may be taken now. */
 const STALLED = -1;
-
-/** The client's unnamed statement. */
-interface Unnamed {
-  readonly definition: Buffer;
-  readonly effects: Effects;
-}
 
 export interface PooledForwardServices {
   readonly config: Pick<Config, "poolMode" | "sessionState" | "maxPreparedStatements" | "queryWaitNotifyMs">;
@@ -103,12 +89,13 @@ export class PooledForwarding implements Holder, Applicant {
   #isClosing = false;
   #timer: Disposable | undefined;
 
-  #session: PooledSession | undefined;
   /** What was asked of the pool and has not come. */
   #request: Request | undefined;
   /** Ends what is done to give the client its context back. */
   #restoring: AbortController | undefined;
-  readonly #answers = new ExpectedAnswers((kind, about, wasRead) => this.#onFailed(kind, about, wasRead));
+  readonly #conversation: Conversation;
+  readonly #passage = new Passage();
+  readonly #statements: ClientStatements;
 
   // The client's side.
   /** Bytes of the current message that are passed on unread. */
@@ -116,7 +103,6 @@ export class PooledForwarding implements Holder, Applicant {
   /** What is not whole yet, or has to wait. */
   #held: Buffer | undefined;
   #isStalled = false;
-  #out: Buffer[] = [];
   /** What the last bytes of the client have been written to. */
   #written: Duplex | undefined;
   /** What is read now is overwritten by the next read. */
@@ -127,29 +113,15 @@ export class PooledForwarding implements Holder, Applicant {
   /** They take no more now, and say when they do. */
   #isUpstreamFull = false;
   #isClientFull = false;
-  readonly #statements = new Map<string, Prepared>();
-  #statementBytes = 0;
-  #unnamed: Unnamed | undefined;
 
   // The server's side.
   #serverLeft = 0;
   #serverTail: Buffer | undefined;
-  #status = IDLE;
-  #isInCopy = false;
-  /** Extended messages have been sent since the last Sync. */
-  #isUnsynced = false;
-  /** And a Flush behind some of them. */
-  #isFlushed = false;
   /** A message of either side is lost in part: nothing that is read or sent there means what it says. */
   #isCutApart = false;
 
-  /** Answers cannot be told apart any more: nothing of ours is put between the client's messages. */
-  #isBlind = false;
   #clientReads = 0;
   #upstreamReads = 0;
-  #readies = 0;
-  #transactions = 0;
-  #clientReadsAtReady = 0;
   #fromUpstream = 0;
 
   /** @param first the session that the client has logged in with. */
@@ -168,7 +140,16 @@ export class PooledForwarding implements Holder, Applicant {
     this.ended = new Promise((resolve) => {
       this.#resolve = resolve;
     });
-    this.#session = first;
+    const onFailed: FailedAnswer = (kind, about, wasRead) => this.#statements.onFailed(kind, about, wasRead);
+    this.#conversation = new Conversation(first, this.#traces, onFailed);
+    this.#statements = new ClientStatements(
+      services.pool,
+      services.config,
+      borrower,
+      this.#traces,
+      this.#conversation,
+      this.#passage,
+    );
     const moved = services.directRead ? moveToDirectRead(client, this.#onDirectBytes, "replace") : undefined;
     this.client = moved ?? client;
     if (moved === undefined) client.on("data", this.#onClientBytes);
@@ -184,7 +165,7 @@ export class PooledForwarding implements Holder, Applicant {
   }
 
   get poolState(): PoolState {
-    if (this.#session !== undefined) return "active";
+    if (this.#conversation.session !== undefined) return "active";
     return this.#request === undefined ? "idle" : "waiting";
   }
 
@@ -195,7 +176,7 @@ export class PooledForwarding implements Holder, Applicant {
 
   start(greeting: Buffer): void {
     this.client.write(greeting);
-    this.#adopt(this.#session as PooledSession);
+    this.#adopt(this.#conversation.session as PooledSession);
     this.#settle();
     if (!this.#isClosing) this.client.resume();
   }
@@ -210,7 +191,7 @@ export class PooledForwarding implements Holder, Applicant {
   /** What a CancelRequest with the client's key means now. */
   readonly cancelSubject: CancelSubject = {
     hold: (): HeldTarget | undefined => {
-      const session = this.#session;
+      const session = this.#conversation.session;
       if (session === undefined) {
         this.#cancelWait();
         return undefined;
@@ -250,25 +231,24 @@ export class PooledForwarding implements Holder, Applicant {
       clientReads: this.#clientReads,
       upstreamReads: this.#upstreamReads,
       // Before a Sync each answer is one on its own.
-      answers: this.#readies + (this.#isUnsynced ? this.#upstreamReads : 0),
-      transactions: this.#transactions,
+      answers: this.#conversation.readies + (this.#conversation.isUnsynced ? this.#upstreamReads : 0),
+      transactions: this.#conversation.transactions,
     };
   }
 
   get #activityState(): Activity["state"] {
-    if (this.#session === undefined) return this.#isStalled || this.#request !== undefined ? "waiting" : "idle";
+    if (this.#conversation.session === undefined)
+      return this.#isStalled || this.#request !== undefined ? "waiting" : "idle";
     if (this.#restoring !== undefined) return "waiting";
-    if (this.#isInCopy) return "held";
-    if (this.#owesAnswer) return "busy";
-    if (this.#traces.mustRestore && !this.#isUnsynced) return "waiting";
-    const isInside = this.#status !== IDLE || this.#isUnsynced || this.#answers.isSkipping || this.#clientLeft > 0;
+    if (this.#conversation.isInCopy) return "held";
+    if (this.#conversation.owesAnswer) return "busy";
+    if (this.#traces.mustRestore && !this.#conversation.isUnsynced) return "waiting";
+    const isInside =
+      this.#conversation.isInTransaction ||
+      this.#conversation.isUnsynced ||
+      this.#conversation.answers.isSkipping ||
+      this.#clientLeft > 0;
     return isInside ? "held" : "idle";
-  }
-
-  /** Without a Sync or a Flush behind them, the server answers extended messages late or not at all: it waits for the client. */
-  get #owesAnswer(): boolean {
-    if (this.#isBlind) return this.#clientReads !== this.#clientReadsAtReady;
-    return this.#isFlushed ? this.#answers.size > 0 : this.#answers.outstandingReady > 0;
   }
 
   // From the client.
@@ -284,6 +264,7 @@ export class PooledForwarding implements Holder, Applicant {
   readonly #onClientBytes = (bytes: Buffer): void => {
     if (this.#isClosing) return;
     this.#clientReads += 1;
+    this.#conversation.hasSentSinceReady = true;
     if (this.#isStalled) {
       this.#held = this.#held === undefined ? Buffer.from(bytes) : Buffer.concat([this.#held, bytes]);
       return;
@@ -307,7 +288,8 @@ export class PooledForwarding implements Holder, Applicant {
     }
     if (this.#isClosing) return;
     if (this.#isStalled) this.client.pause();
-    else if (this.#session === undefined || !this.#session.stream.socket.writableNeedDrain) this.client.resume();
+    else if (this.#conversation.session === undefined || !this.#conversation.session.stream.socket.writableNeedDrain)
+      this.client.resume();
   }
 
   #readClient(bytes: Buffer): void {
@@ -334,420 +316,124 @@ export class PooledForwarding implements Holder, Applicant {
         at = available;
         continue;
       }
-      this.#chunk = bytes;
-      this.#passFrom = from;
-      this.#readAt = at;
-      const next = this.#take(type, bytes, at, available, end);
+      this.#passage.begin(bytes, from, at, available, end);
+      const next = this.#take(type);
       if (next === STALLED) {
         this.#isStalled = true;
         break;
       }
       if (this.#isClosing) return;
-      from = next > at ? Math.min(next, available) : this.#passFrom;
+      from = next > at ? Math.min(next, available) : this.#passage.from;
       if (next === end) this.#dropLeft = end - available;
       else this.#clientLeft = end - available;
       at = available;
     }
-    this.#pass(bytes, from, at);
+    this.#passage.pass(bytes, from, at);
     this.#flush();
-    this.#chunk = UNNAMED;
     if (at < length) this.#held = this.#isBorrowed ? Buffer.from(bytes.subarray(at)) : bytes.subarray(at);
   }
 
-  /** What is being read: bytes, from where they are to be passed on, and where the message begins. */
-  #chunk: Buffer = UNNAMED;
-  #passFrom = 0;
-  #readAt = 0;
-
-  /** Passes on what stands before the message that is read now, and then `replacement`. */
-  #replace(...replacement: Buffer[]): void {
-    this.#pass(this.#chunk, this.#passFrom, this.#readAt);
-    this.#passFrom = this.#readAt;
-    this.#out.push(...replacement);
-  }
-
-  #pass(bytes: Buffer, from: number, to: number): void {
-    if (to > from) this.#out.push(from === 0 && to === bytes.length ? bytes : bytes.subarray(from, to));
-  }
-
   #flush(): void {
-    const out = this.#out;
-    if (out.length === 0) return;
-    this.#out = [];
-    const session = this.#session;
+    const bytes = this.#passage.take();
+    if (bytes === undefined) return;
+    const session = this.#conversation.session;
     if (session === undefined) return; // CopyData of nobody's COPY: PostgreSQL drops it too
     const { socket } = session.stream;
     this.#written = socket;
-    const takesMore = socket.write(out.length === 1 ? (out[0] as Buffer) : Buffer.concat(out));
+    const takesMore = socket.write(bytes);
     if (takesMore || this.#isUpstreamFull) return;
     this.#isUpstreamFull = true;
     this.client.pause();
     socket.once("drain", () => {
       this.#isUpstreamFull = false;
-      if (this.#session === session && !this.#isStalled && !this.#isClosing) this.client.resume();
+      if (this.#conversation.session === session && !this.#isStalled && !this.#isClosing) this.client.resume();
     });
   }
 
   /**
-   * Reads a message: the first bytes of it, up to `available`; it ends at `end`.
+   * Reads a message, or what is here of it.
    *
    * @returns where the bytes begin that are passed on as they are, or STALLED.
    */
-  #take(type: number, bytes: Buffer, at: number, available: number, end: number): number {
+  #take(type: number): number {
+    const { at, end } = this.#passage;
     if (KNOWN_FROM_CLIENT[type] !== 1) {
       throw new ProxyError("unknown_message", { params: { type } });
     }
     if (type === frontend.terminate) {
-      this.#replace();
+      this.#passage.put();
       this.#flush();
       this.#leave(undefined);
       return at;
     }
     if (type === frontend.copyData || type === frontend.copyDone || type === frontend.copyFail) {
-      if (type !== frontend.copyData) this.#isInCopy = false;
-      if (this.#session !== undefined) return at;
-      this.#replace();
+      if (type !== frontend.copyData) this.#conversation.isInCopy = false;
+      if (this.#conversation.session !== undefined) return at;
+      this.#passage.put();
       return end;
     }
-    if (this.#session === undefined && !this.#want()) return STALLED;
+    if (this.#conversation.session === undefined && !this.#want()) return STALLED;
     if (this.#mustWait()) return STALLED;
-    const session = this.#session as PooledSession;
-    if (this.#isInCopy) this.#becomeBlind();
-    const isWhole = available === end;
+    const session = this.#conversation.session as PooledSession;
+    if (this.#conversation.isInCopy) this.#conversation.becomeBlind();
     switch (type) {
       case frontend.query:
-        return this.#takeQuery(session, bytes, at, available, end);
-      case frontend.parse:
-        return this.#takeParse(session, bytes, at, available, isWhole);
-      case frontend.bind: {
-        const portalEnd = endOfString(bytes, at + HEADER_BYTES, available);
-        const nameEnd = endOfString(bytes, portalEnd, available);
-        return this.#takeReference(session, asked.bind, bytes, at, { before: portalEnd, nameEnd, end });
+        return this.#takeQuery(session);
+      case frontend.parse: {
+        const next = this.#statements.takeParse(session);
+        if (this.#serverLeft === 0) this.#answerSkipped();
+        return next;
       }
+      case frontend.bind:
+        return this.#statements.takeBind(session);
       case frontend.describe:
-        if (bytes[at + HEADER_BYTES] !== STATEMENT) return this.#expect(asked.describe, at);
-        return this.#takeReference(session, asked.describe, bytes, at, {
-          before: at + HEADER_BYTES + 1,
-          nameEnd: endOfString(bytes, at + HEADER_BYTES + 1, available),
-          end,
-        });
+        return this.#statements.takeDescribe(session);
       case frontend.close:
-        return this.#takeClose(session, bytes, at, available);
+        return this.#statements.takeClose(session);
       case frontend.execute:
-        return this.#expect(asked.execute, at);
+        this.#conversation.isUnsynced = true;
+        this.#conversation.ask(asked.execute);
+        return at;
       case frontend.sync:
-        this.#isUnsynced = false;
-        this.#isFlushed = false;
-        this.#traces.onSync();
-        this.#push(asked.sync);
+        this.#conversation.sync();
         return at;
       case frontend.functionCall:
         this.#traces.isTainted = true;
-        this.#push(asked.call);
+        this.#conversation.ask(asked.call);
         return at;
       default: // Flush
-        this.#isUnsynced = true;
-        this.#isFlushed = true;
+        this.#conversation.isUnsynced = true;
+        this.#conversation.isFlushed = true;
         return at;
     }
-  }
-
-  #expect(kind: Asked, at: number): number {
-    this.#isUnsynced = true;
-    this.#push(kind);
-    return at;
-  }
-
-  #push(kind: Asked, about?: About): void {
-    if (!this.#isBlind) this.#answers.push(kind, about);
   }
 
   /** Whether the next message has to wait for an answer to what was sent before. */
   #mustWait(): boolean {
-    if (this.#isBlind || this.#answers.isSkipping) return false;
-    if (this.#traces.mustRestore || this.#answers.size > MAX_OUTSTANDING) return true;
-    if (this.#traces.keepsSession || this.#answers.outstandingReady === 0) return false;
-    return this.#services.pool.hasWaiters(this.#session as PooledSession);
+    if (this.#conversation.isBlind || this.#conversation.answers.isSkipping) return false;
+    if (this.#traces.mustRestore || this.#conversation.answers.size > MAX_OUTSTANDING) return true;
+    if (this.#traces.keepsSession || this.#conversation.answers.outstandingReady === 0) return false;
+    return this.#services.pool.hasWaiters(this.#conversation.session as PooledSession);
   }
 
-  #takeQuery(session: PooledSession, bytes: Buffer, at: number, available: number, end: number): number {
-    const isWhole = available === end;
+  #takeQuery(session: PooledSession): number {
+    const conversation = this.#conversation;
+    const { bytes, at, available, end, isWhole } = this.#passage;
     const textEnd = isWhole ? available - 1 : available;
     const found = this.#services.pool.reader.read(bytes, at + HEADER_BYTES, textEnd);
     if (!isWhole) this.#traces.isTainted = true;
-    this.#isUnsynced = false;
+    conversation.isUnsynced = false;
     if (this.#traces.mustRefuse(found)) {
-      this.#push(asked.query);
-      this.#replace(encodeMessage(frontend.query, Buffer.from(`${refusalOf(found)}\0`)));
+      conversation.ask(asked.query);
+      this.#passage.put(encodeMessage(frontend.query, Buffer.from(`${refusalOf(found)}\0`)));
       return end;
     }
-    if (found.bits !== 0) this.#traces.note(found);
-    const about = (found.bits & effects.deallocates) === 0 ? undefined : this.#deallocate(session, found);
-    this.#traces.onSync();
-    this.#unnamed = undefined;
-    session.unnamedOf = undefined;
-    this.#push(asked.query, about);
-    return at;
-  }
-
-  #takeParse(session: PooledSession, bytes: Buffer, at: number, available: number, isWhole: boolean): number {
-    this.#isUnsynced = true;
-    const { pool, config } = this.#services;
-    const nameEnd = endOfString(bytes, at + HEADER_BYTES, available);
-    const definition = bytes.subarray(nameEnd, available);
-    const isUnnamed = nameEnd === at + HEADER_BYTES + 1;
-    if (!isWhole) {
-      // Too long to be kept: the client keeps the session that has it.
-      this.#traces.note(pool.reader.read(definition, 0, definition.length));
-      this.#traces.isTainted = true;
-      this.#traces.pin("statement_memory");
-      if (isUnnamed) this.#unnamed = undefined;
-      if (isUnnamed) session.unnamedOf = this;
-      this.#push(asked.parse);
-      return at;
-    }
-    if (isUnnamed) {
-      const found = pool.reader.read(definition, 0, Math.max(definition.indexOf(0), 0));
-      if (this.#traces.mustRefuse(found))
-        return this.#refuseParse(bytes.subarray(at + HEADER_BYTES, nameEnd), found, available);
-      const previous = this.#unnamed;
-      this.#unnamed = { definition: Buffer.from(definition), effects: found };
-      session.unnamedOf = this;
-      if (found.bits !== 0) this.#traces.note(found);
-      this.#push(asked.parse, { undo: (wasRead) => this.#restoreUnnamed(wasRead ? undefined : previous) });
-      return at;
-    }
-    const name = bytes.toString("latin1", at + HEADER_BYTES, nameEnd - 1);
-    const isTaken = this.#statements.has(name);
-    const prepared = pool.statements.find(definition, this.#borrower.settings.get("search_path") ?? "");
-    if (this.#traces.mustRefuse(prepared.effects)) {
-      return this.#refuseParse(bytes.subarray(at + HEADER_BYTES, nameEnd), prepared.effects, available);
-    }
-    this.#traces.note(prepared.effects);
-    if (!this.#traces.isTransactionMode) {
-      if (this.#statements.size < MAX_STATEMENTS) this.#statements.set(name, prepared);
-      this.#push(asked.parse);
-      return at;
-    }
-    if (isTaken) {
-      // The server itself says that there is one of this name: it gets one.
-      this.#traces.isTainted = true;
-      this.#push(asked.ourParse);
-      this.#replace(encodeParse(bytes.subarray(at + HEADER_BYTES, nameEnd), EMPTY_DEFINITION));
-      this.#push(asked.parse);
-      return at;
-    }
-    if (
-      this.#statements.size >= MAX_STATEMENTS ||
-      this.#statementBytes + definition.length + name.length > MAX_STATEMENT_BYTES
-    ) {
-      this.#traces.pin("statement_memory");
-      this.#push(asked.parse);
-      return at;
-    }
-    this.#remember(name, prepared);
-    const about = { prepared, name };
-    const isThere = session.statements.get(prepared) === prepared.number;
-    if (isThere && this.#status === FAILED)
-      session.hasLeftovers = true; // the server refuses it in its own words
-    else if (isThere && !this.#isBlind) {
-      this.#replace();
-      this.#push(asked.skippedParse, about);
-      if (this.#serverLeft === 0) this.#answerSkipped();
-      return available;
-    }
-    this.#makeRoom(session, config.maxPreparedStatements);
-    this.#replace(...this.#parseAs(session, prepared));
-    this.#push(asked.parse, about);
-    return available;
-  }
-
-  #refuseParse(name: Buffer, found: Effects, end: number): number {
-    this.#push(asked.parse);
-    this.#replace(encodeParse(name, Buffer.from(`${refusalOf(found)}\0\0\0`)));
-    return end;
-  }
-
-  /**
-   * Parse under our name. Behind a DEALLOCATE that may have failed the name may still be taken, and what the statement was
-   * called before is of no use any more.
-   */
-  #parseAs({ statements, hasLeftovers }: PooledSession, prepared: Prepared): Buffer[] {
-    const parse = encodeParse(prepared.serverName, prepared.definition);
-    const before = statements.get(prepared);
-    statements.set(prepared, prepared.number);
-    const isReplaced = before !== undefined && before !== prepared.number;
-    if (!isReplaced && !hasLeftovers) return [parse];
-    this.#push(asked.ourClose);
-    return [encodeCloseStatement(isReplaced ? serverNameOf(before) : prepared.serverName), parse];
-  }
-
-  /** Closes what was used longest ago. */
-  #makeRoom({ statements }: PooledSession, most: number): void {
-    if (this.#isBlind) return;
-    for (const [prepared, number] of statements) {
-      if (statements.size < most) return;
-      statements.delete(prepared);
-      this.#push(asked.ourClose, { undo: () => this.#noteLeftovers() });
-      this.#replace(encodeCloseStatement(serverNameOf(number)));
-    }
-  }
-
-  #noteLeftovers(): void {
-    if (this.#session !== undefined) this.#session.hasLeftovers = true;
-  }
-
-  /** Bind, or Describe of a statement: it is there, under the name that the server knows it by. */
-  #takeReference(
-    session: PooledSession,
-    kind: Asked,
-    bytes: Buffer,
-    at: number,
-    { before, nameEnd, end }: { readonly before: number; readonly nameEnd: number; readonly end: number },
-  ): number {
-    this.#isUnsynced = true;
-    if (nameEnd === before + 1) {
-      if (this.#traces.isTransactionMode && session.unnamedOf !== this) this.#bringUnnamed(session);
-      const found = kind === asked.bind ? this.#unnamed?.effects : undefined;
-      this.#push(kind, found === undefined ? undefined : this.#applyBound(session, found));
-      return at;
-    }
-    const prepared =
-      this.#statements.size === 0 ? undefined : this.#statements.get(bytes.toString("latin1", before, nameEnd - 1));
-    if (prepared === undefined) {
-      this.#push(kind);
-      return at;
-    }
-    const done = kind === asked.bind ? this.#applyBound(session, prepared.effects) : undefined;
-    if (!this.#traces.isTransactionMode) {
-      this.#push(kind, done);
-      return at;
-    }
-    this.#bring(session, prepared);
-    this.#push(kind, done === undefined ? { prepared } : { ...done, prepared });
-    const head = bytes.subarray(at + HEADER_BYTES, before);
-    const length = end - at - 1 - (nameEnd - before) + prepared.serverName.length;
-    const renamed = Buffer.allocUnsafe(HEADER_BYTES);
-    renamed[0] = bytes[at] as number;
-    renamed.writeInt32BE(length, 1);
-    this.#replace(renamed, head, prepared.serverName);
-    return nameEnd;
-  }
-
-  /** What a statement does that is bound now, and so will be executed. */
-  #applyBound(session: PooledSession, found: Effects): About | undefined {
-    if (found.bits === 0) return undefined;
     this.#traces.note(found);
-    if ((found.bits & effects.deallocates) === 0) return undefined;
-    this.#traces.isTainted = true; // nobody knows whether it is executed
-    return this.#deallocate(session, found);
-  }
-
-  #bring(session: PooledSession, prepared: Prepared): void {
-    const { statements } = session;
-    const { maxPreparedStatements } = this.#services.config;
-    if (statements.get(prepared) === prepared.number) {
-      if (statements.size >= maxPreparedStatements) {
-        statements.delete(prepared);
-        statements.set(prepared, prepared.number);
-      }
-      return;
-    }
-    if (this.#isBlind) throw new ProxyError("copy_ambiguous");
-    this.#makeRoom(session, maxPreparedStatements);
-    this.#replace(...this.#parseAs(session, prepared));
-    this.#push(asked.ourParse, { prepared });
-  }
-
-  /** The unnamed statement follows the client; who has none finds none, and not somebody else's. */
-  #bringUnnamed(session: PooledSession): void {
-    if (this.#isBlind) throw new ProxyError("copy_ambiguous");
-    session.unnamedOf = this;
-    if (this.#unnamed === undefined) {
-      this.#push(asked.ourClose);
-      this.#replace(encodeCloseStatement(UNNAMED));
-    } else {
-      this.#push(asked.ourParse);
-      this.#replace(encodeParse(UNNAMED, this.#unnamed.definition));
-    }
-  }
-
-  /** The server's statement stays for others: what has the client's name there is nothing, and is closed in its place. */
-  #takeClose(session: PooledSession, bytes: Buffer, at: number, available: number): number {
-    this.#isUnsynced = true;
-    if (bytes[at + HEADER_BYTES] !== STATEMENT) return this.#expect(asked.close, at);
-    const name = bytes.toString("latin1", at + HEADER_BYTES + 1, available - 1);
-    if (name === "") {
-      const previous = this.#unnamed;
-      this.#unnamed = undefined;
-      session.unnamedOf = undefined;
-      this.#push(asked.close, { undo: () => this.#restoreUnnamed(previous) });
-    } else this.#push(asked.close, this.#forget(name));
+    const about = (found.bits & effects.deallocates) === 0 ? undefined : this.#statements.deallocate(session, found);
+    this.#traces.onSync();
+    this.#statements.dropUnnamed(session);
+    conversation.ask(asked.query, about);
     return at;
-  }
-
-  #restoreUnnamed(previous: Unnamed | undefined): void {
-    this.#unnamed = previous;
-    if (this.#session !== undefined) this.#session.unnamedOf = undefined;
-  }
-
-  /** @returns how to have it again. */
-  #forget(name: string): About | undefined {
-    const prepared = this.#statements.get(name);
-    if (prepared === undefined) return undefined;
-    this.#statements.delete(name);
-    this.#statementBytes -= prepared.definition.length + name.length;
-    return { undo: () => this.#remember(name, prepared) };
-  }
-
-  #remember(name: string, prepared: Prepared): void {
-    if (this.#statements.has(name)) return;
-    this.#statements.set(name, prepared);
-    this.#statementBytes += prepared.definition.length + name.length;
-  }
-
-  #deallocate(session: PooledSession, { deallocated }: Effects): About | undefined {
-    if (deallocated === undefined) {
-      const forgotten = [...this.#statements];
-      this.#statements.clear();
-      this.#statementBytes = 0;
-      session.statements.clear();
-      session.hasLeftovers = true;
-      this.#traces.isTainted = true;
-      return { undo: () => forgotten.forEach(([name, prepared]) => this.#remember(name, prepared)) };
-    }
-    const about = this.#forget(deallocated);
-    if (about === undefined || !this.#traces.isTransactionMode || this.#isBlind) return about;
-    // The server knows it by another name, and says what it says of the client's: it gets one of that.
-    const name = Buffer.from(`${deallocated}\0`, "latin1");
-    this.#push(asked.ourClose);
-    this.#push(asked.ourParse);
-    this.#replace(encodeCloseStatement(name), encodeParse(name, EMPTY_DEFINITION));
-    return {
-      undo: () => {
-        this.#traces.isTainted = true; // it has one of that name now, which nobody may find
-        about.undo?.(true);
-      },
-    };
-  }
-
-  // What statements leave behind.
-
-  #becomeBlind(): void {
-    if (this.#isBlind) return;
-    this.#isBlind = true;
-    this.#traces.isTainted = true;
-    this.#traces.pin("copy");
-  }
-
-  /** Neither the client nor the server has the statement, or it has it still. */
-  #onFailed(kind: Asked, { prepared, name, undo }: About, wasRead: boolean): void {
-    if (prepared !== undefined && (kind === asked.parse || kind === asked.ourParse)) {
-      this.#session?.statements.delete(prepared);
-      this.#noteLeftovers();
-    }
-    if (name !== undefined && this.#statements.get(name) === prepared) this.#forget(name);
-    undo?.(wasRead);
   }
 
   // From the server.
@@ -760,7 +446,7 @@ export class PooledForwarding implements Holder, Applicant {
     let at = Math.min(this.#serverLeft, length);
     this.#serverLeft -= at;
     let from = 0;
-    if (this.#serverLeft === 0 && this.#answers.next === asked.skippedParse) {
+    if (this.#serverLeft === 0 && this.#conversation.answers.next === asked.skippedParse) {
       this.#toClient(bytes, from, at);
       from = at;
       this.#answerSkipped();
@@ -780,7 +466,7 @@ export class PooledForwarding implements Holder, Applicant {
           this.#toClient(bytes, from, at);
           from = end;
         }
-        if (end <= length && this.#answers.next === asked.skippedParse) {
+        if (end <= length && this.#conversation.answers.next === asked.skippedParse) {
           this.#toClient(bytes, from, end);
           from = end;
           this.#answerSkipped();
@@ -815,48 +501,36 @@ export class PooledForwarding implements Holder, Applicant {
       case backend.copyInResponse:
       case backend.copyBothResponse:
         // What stands behind it already may be dropped by the server: nobody knows how many answers come.
-        if (this.#answers.size > 1) this.#becomeBlind();
-        this.#isInCopy = true;
+        if (this.#conversation.answers.size > 1) this.#conversation.becomeBlind();
+        this.#conversation.isInCopy = true;
         return true;
       case backend.errorResponse: {
-        this.#isInCopy = false;
+        this.#conversation.isInCopy = false;
         const body = bytes.subarray(at + HEADER_BYTES, end);
         this.#serverSaidFatal = body.includes("SFATAL\0") || body.includes("VFATAL\0") || body.includes("VPANIC\0");
         this.#traces.onError();
-        this.#onError(body);
+        this.#statements.onError(body);
         break;
       }
       case backend.readyForQuery:
-        this.#isInCopy = false; // what a client sends of a COPY may have come before the server asked for it
-        this.#status = bytes[at + HEADER_BYTES] as number;
+        this.#conversation.onReady(bytes[at + HEADER_BYTES] as number);
         this.#hasNewReady = true;
-        this.#readies += 1;
-        if (this.#status === IDLE) this.#transactions += 1;
-        this.#clientReadsAtReady = this.#clientReads;
         break;
       default:
     }
-    if (this.#isBlind) return true;
-    const verdict = this.#answers.answer(type);
+    if (this.#conversation.isBlind) return true;
+    const verdict = this.#conversation.answers.answer(type);
     if (verdict === "wrong") throw new ProxyError("upstream_stream", { detail: `'${String.fromCharCode(type)}'` });
     return verdict === "pass";
   }
 
-  /** A statement that was prepared for others may not fit any more: nobody uses it again. */
-  #onError(body: Buffer): void {
-    const prepared = this.#answers.nextAbout?.prepared;
-    if (prepared === undefined) return;
-    const sqlstate = sqlstateOf(body);
-    if (sqlstate === "0A000" || sqlstate === "26000") this.#services.pool.statements.rename(prepared);
-  }
-
   #learn(bytes: Buffer, at: number, end: number): void {
     const [name = "", value = ""] = bytes.toString("latin1", at + HEADER_BYTES, end).split("\0");
-    this.#parameters.learn(this.#session as PooledSession, name, value);
+    this.#parameters.learn(this.#conversation.session as PooledSession, name, value);
   }
 
   #answerSkipped(): void {
-    while (this.#answers.takeSkipped()) this.#write(PARSE_COMPLETE);
+    while (this.#conversation.answers.takeSkipped()) this.#write(PARSE_COMPLETE);
   }
 
   #toClient(bytes: Buffer, from: number, to: number): void {
@@ -866,12 +540,12 @@ export class PooledForwarding implements Holder, Applicant {
   /** What a client does not read slows down its own server only. */
   readonly #write = (bytes: Buffer): void => {
     if (!this.client.writable || this.client.write(bytes)) return;
-    this.#session?.stream.socket.pause();
+    this.#conversation.session?.stream.socket.pause();
     if (this.#isClientFull) return;
     this.#isClientFull = true;
     this.client.once("drain", () => {
       this.#isClientFull = false;
-      if (!this.#isClosing) this.#session?.stream.socket.resume();
+      if (!this.#isClosing) this.#conversation.session?.stream.socket.resume();
     });
   };
 
@@ -882,21 +556,21 @@ export class PooledForwarding implements Holder, Applicant {
     const { pool } = this.#services;
     const session = pool.take(this.#borrower, this);
     if (session !== undefined) {
-      this.#session = session;
+      this.#conversation.session = session;
       this.#adopt(session);
       return true;
     }
     if (this.#request === undefined) {
       const request = pool.request(this.#borrower, this, this);
-      if (this.#session === undefined && !this.#isClosing) this.#request = request;
+      if (this.#conversation.session === undefined && !this.#isClosing) this.#request = request;
     }
-    return this.#session !== undefined;
+    return this.#conversation.session !== undefined;
   }
 
   // Applicant: what becomes of the request. Either may be called before `request` has returned.
 
   onGranted(session: PooledSession): void {
-    this.#session = session;
+    this.#conversation.session = session;
     this.#adopt(session);
     this.#request = undefined;
     if (this.#isStalled) this.#resume();
@@ -935,7 +609,7 @@ export class PooledForwarding implements Holder, Applicant {
 
   /** The session is the client's: what it says differently from the one before is told. */
   #adopt(session: PooledSession): void {
-    this.#status = IDLE;
+    this.#conversation.status = IDLE;
     this.#traces.isTainted = false;
     this.#serverSaidFatal = false;
     this.#parameters.tell(session, this.#write);
@@ -945,21 +619,21 @@ export class PooledForwarding implements Holder, Applicant {
 
   /** All that was asked may be answered now: the session goes, or is made good, and what waits goes on. */
   #settle(): void {
-    const session = this.#session;
-    if (session === undefined || this.#isClosing || this.#isBlind || this.#answers.size > 0) {
+    const session = this.#conversation.session;
+    if (session === undefined || this.#isClosing || this.#conversation.isBlind || this.#conversation.answers.size > 0) {
       if (this.#isStalled && !this.#isClosing && session !== undefined) this.#resume();
       return;
     }
-    if (!this.#isUnsynced) this.#traces.applySettings(session, this.#status !== IDLE);
-    if (this.#traces.mustRestore && !this.#isUnsynced) {
-      if (this.#status !== FAILED) {
+    if (!this.#conversation.isUnsynced) this.#traces.applySettings(session, this.#conversation.isInTransaction);
+    if (this.#traces.mustRestore && !this.#conversation.isUnsynced) {
+      if (!this.#conversation.isFailed) {
         void this.#restore(session);
         return;
       }
       this.#traces.onResetUndone();
     }
     if (this.#isReleasable()) {
-      this.#session = undefined;
+      this.#conversation.session = undefined;
       this.#services.pool.release(session, this.#borrower, this.#traces.isTainted);
     }
     if (this.#isStalled) this.#resume();
@@ -968,10 +642,10 @@ export class PooledForwarding implements Holder, Applicant {
   #isReleasable(): boolean {
     return (
       !this.#traces.keepsSession &&
-      this.#status === IDLE &&
-      !this.#isUnsynced &&
-      !this.#isInCopy &&
-      !this.#answers.isSkipping &&
+      !this.#conversation.isInTransaction &&
+      !this.#conversation.isUnsynced &&
+      !this.#conversation.isInCopy &&
+      !this.#conversation.answers.isSkipping &&
       this.#clientLeft === 0 &&
       this.#serverLeft === 0 &&
       this.#serverTail === undefined
@@ -985,7 +659,7 @@ export class PooledForwarding implements Holder, Applicant {
     this.#traces.applyResets(session);
     this.#restoring = new AbortController();
     try {
-      await pool.restore(session, this.#borrower, this.#status !== IDLE, this.#restoring.signal);
+      await pool.restore(session, this.#borrower, this.#conversation.isInTransaction, this.#restoring.signal);
     } catch (failure) {
       if (!this.#isClosing) this.#onFailure(failure);
       return;
@@ -993,9 +667,9 @@ export class PooledForwarding implements Holder, Applicant {
     this.#restoring = undefined;
     this.#traces.mustRestore = false;
     if (this.#isClosing) return;
-    const [status, isTainted] = [this.#status, this.#traces.isTainted];
+    const [status, isTainted] = [this.#conversation.status, this.#traces.isTainted];
     this.#adopt(session);
-    [this.#status, this.#traces.isTainted] = [status, isTainted];
+    [this.#conversation.status, this.#traces.isTainted] = [status, isTainted];
     this.#settle();
   }
 
@@ -1036,11 +710,12 @@ export class PooledForwarding implements Holder, Applicant {
   }
 
   #giveBack(): void {
-    const session = this.#session;
+    const session = this.#conversation.session;
     if (session === undefined) return;
-    this.#session = undefined;
+    this.#conversation.session = undefined;
     const { pool } = this.#services;
-    const isAtRest = this.#answers.size === 0 && !this.#isBlind && this.#restoring === undefined;
+    const isAtRest =
+      this.#conversation.answers.size === 0 && !this.#conversation.isBlind && this.#restoring === undefined;
     if (this.#isCutApart) {
       pool.destroy(session);
     } else if (isAtRest && session.isOpen && this.#isReleasable()) {
@@ -1051,13 +726,6 @@ export class PooledForwarding implements Holder, Applicant {
       pool.reclaim(session, this.#serverLeft, this.#serverTail);
     }
   }
-}
-
-/** Where the string that begins at `at` ends, its zero included. @throws ProxyError message_length where it does not. */
-function endOfString(bytes: Buffer, at: number, end: number): number {
-  const zero = bytes.indexOf(0, at);
-  if (zero === -1 || zero >= end) throw new ProxyError("message_length");
-  return zero + 1;
 }
 
 function ignore(): void {}
