@@ -47,6 +47,11 @@ export class Conversation {
     return this.status === FAILED;
   }
 
+  /** Whether the server waits for more: the end of a transaction, or a Sync. */
+  get isInside(): boolean {
+    return this.status !== IDLE || this.isUnsynced || this.answers.isSkipping;
+  }
+
   /** Whether the server has more to say: without a Sync or a Flush it answers extended messages late or not at all. */
   get owesAnswer(): boolean {
     if (this.#isBlind) return this.hasSentSinceReady;
