@@ -15,7 +15,7 @@ import type { ClientParameters } from "./pooled-parameters.ts";
 import type { ClientStatements } from "./pooled-statements.ts";
 import type { Traces } from "./pooled-traces.ts";
 
-/** A body is read whole up to this; of a longer one its beginning, and the rest is passed on unread. */
+/** A message is read whole up to this; of a longer one its beginning, and the rest is passed on unread. */
 const MAX_READ_BYTES = 64 * 1024;
 const PARSE_COMPLETE = encodeMessage(backend.parseComplete, Buffer.alloc(0));
 
@@ -37,8 +37,13 @@ const READ = tableOf([
   backend.readyForQuery,
   backend.rowDescription,
 ]);
-/** Of these the body too. */
-const READ_WITH_BODY = tableOf([backend.errorResponse, backend.parameterStatus, backend.readyForQuery]);
+/** These are read whole: for what they say, or to be left out as a whole. */
+const READ_WHOLE = tableOf([
+  backend.errorResponse,
+  backend.notificationResponse,
+  backend.parameterStatus,
+  backend.readyForQuery,
+]);
 
 export class ServerReader {
   /** How often something has come, and how many bytes in all. */
@@ -118,7 +123,7 @@ export class ServerReader {
       if (field < 4 || field > MAX_MESSAGE_LENGTH) throw new ProxyError("upstream_stream");
       const end = at + 1 + field;
       if (READ[type] === 1) {
-        if (end > length && READ_WITH_BODY[type] === 1 && field <= MAX_READ_BYTES) break;
+        if (end > length && READ_WHOLE[type] === 1 && field <= MAX_READ_BYTES) break;
         if (!this.#readMessage(type, bytes, at, Math.min(end, length))) {
           this.#client.writePart(bytes, from, at);
           from = end;
