@@ -48,8 +48,8 @@ export class ClientReader {
   /** After a cancelled wait: what is dropped of what the client has sent. */
   #dropping: "message" | "to_sync" | undefined;
   #dropLeft = 0;
-  /** The upstream takes no more now, and says when it does. */
-  #isUpstreamFull = false;
+  /** It takes no more now, and says when it does. */
+  #fullUpstream: Duplex | undefined;
 
   constructor(
     client: Duplex,
@@ -116,6 +116,11 @@ export class ClientReader {
     this.#dropping = type === frontend.query || type === frontend.functionCall ? "message" : "to_sync";
     this.#writer.write(encodeErrorResponse(new ProxyError("query_canceled")));
     this.#goOn();
+  }
+
+  /** The session is somebody else's: whether it takes more is not the client's matter any more. */
+  onReleased(): void {
+    if (this.#fullUpstream !== undefined) this.#readOn();
   }
 
   close(): void {
@@ -198,12 +203,16 @@ export class ClientReader {
     if (bytes === undefined || session === undefined) return; // CopyData of nobody's COPY: PostgreSQL drops it too
     const { socket } = session.stream;
     this.#written = socket;
-    if (socket.write(bytes) || this.#isUpstreamFull) return;
-    this.#isUpstreamFull = true;
+    if (socket.write(bytes) || this.#fullUpstream === socket) return;
+    this.#fullUpstream = socket;
     this.#client.pause();
     socket.once("drain", () => {
-      this.#isUpstreamFull = false;
-      if (this.#conversation.session === session && !this.#isStalled && !this.#isClosed) this.#client.resume();
+      if (this.#fullUpstream === socket) this.#readOn();
     });
+  }
+
+  #readOn(): void {
+    this.#fullUpstream = undefined;
+    if (!this.#isStalled && !this.#isClosed) this.#client.resume();
   }
 }

@@ -307,6 +307,7 @@ export class PooledForwarding implements Holder, Applicant {
   #release(session: PooledSession): void {
     this.#conversation.session = undefined;
     this.#services.pool.release(session, this.#borrower, this.#traces.isTainted);
+    this.#fromClient.onReleased();
   }
 
   /** Behind a RESET the context is set again, and what the client has connected with. */

@@ -9,7 +9,8 @@ import { SqlReader } from "../../../src/proxy/pool/sql-effects.ts";
 import { bytes, client as frontend, cstring, int32, message, readMessages, server } from "../../support/bytes.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 
-const { query } = frontend;
+const { copyData, query } = frontend;
+const COPY_IN = message("G", 0, 0, 0);
 const ready = server.readyForQuery();
 
 /** What is written to it is there at once; of a full one the writes are not done. */
@@ -109,6 +110,18 @@ function openScene(config: Partial<PooledForwardServices["config"]> = {}): Scene
 }
 
 describe("a client of a pool", () => {
+  it("is read on when the COPY that it sends has failed, and its session is gone before that has taken all", () => {
+    const { client, upstream, asked, fromClient, fromServer } = openScene();
+    fromClient(query("COPY plain FROM STDIN"));
+    fromServer(COPY_IN);
+    upstream.isFull = true;
+    fromClient(copyData("no number\n".repeat(9)));
+    expect(client.isPaused()).toBe(true);
+    fromServer(server.error("22P02", "no number", "ERROR"), ready);
+    expect(asked).toEqual(["release"]);
+    expect(client.isPaused()).toBe(false);
+  });
+
   it("gets nothing of a notification for somebody else, however it is split", () => {
     const notification = message("A", int32(1), cstring("news"), cstring("of globex"));
     const wanted = bytes(server.commandComplete("SELECT 1"), ready);
