@@ -113,6 +113,7 @@ export class ClientMessages {
   /** Without a session it is nobody's COPY: PostgreSQL drops it too. */
   #takeCopy(type: number): number {
     const { at, end } = this.#passage;
+    if (this.#conversation.isRestoring) return STALLED;
     if (type !== frontend.copyData) this.#conversation.isInCopy = false;
     if (this.#conversation.session !== undefined) return at;
     this.#passage.put();

@@ -18,9 +18,11 @@ import type { ServerReader } from "./pooled-server-reader.ts";
 const MAX_READ_BYTES = 64 * 1024;
 const READY_IDLE = encodeMessage(backend.readyForQuery, Buffer.of(IDLE));
 
-/** Who hears that the client is not read any more. */
+/** Who hears of what the client does. */
 export interface ClientReaderEvents {
   onTerminate(): void;
+  /** A message that the server has had the beginning of has gone to its end. */
+  onMessageEnd(): void;
   /** @param isCutApart a message has been sent in part, and its end will not be. */
   onFailure(failure: unknown, isCutApart: boolean): void;
 }
@@ -135,6 +137,7 @@ export class ClientReader {
     const wasInside = this.#left > 0;
     try {
       if (bytes !== undefined) this.#readMessages(bytes);
+      if (wasInside && this.#left === 0 && !this.#isClosed) this.#events.onMessageEnd();
     } catch (failure) {
       this.#events.onFailure(failure, wasInside);
       return;

@@ -20,6 +20,8 @@ export class Conversation {
   isUnsynced = false;
   /** And a Flush behind some of them. */
   isFlushed = false;
+  /** Our own messages are under way: nothing of the client's goes between them. */
+  isRestoring = false;
   /** The client has sent something since the last ReadyForQuery. */
   hasSentSinceReady = false;
   /** How many ReadyForQuery have come, and how many of them outside of a transaction. */

@@ -114,6 +114,7 @@ export class PooledForwarding implements Holder, Applicant {
       this.#toClient,
       {
         onTerminate: () => this.#leave(undefined),
+        onMessageEnd: () => this.#settle(),
         onFailure: (failure, isCutApart) => {
           this.#isCutApart ||= isCutApart;
           this.#onFailure(failure);
@@ -162,11 +163,12 @@ export class PooledForwarding implements Holder, Applicant {
     if (conversation.session === undefined) {
       return this.#fromClient.isStalled || this.#request !== undefined ? "waiting" : "idle";
     }
-    if (this.#restoring !== undefined) return "waiting";
+    if (conversation.isRestoring) return "waiting";
     if (conversation.isInCopy) return "held";
     if (conversation.owesAnswer) return "busy";
+    if (this.#fromClient.isInsideMessage) return "held";
     if (this.#traces.mustRestore && !conversation.isUnsynced) return "waiting";
-    return conversation.isInside || this.#fromClient.isInsideMessage ? "held" : "idle";
+    return conversation.isInside ? "held" : "idle";
   }
 
   start(greeting: Buffer): void {
@@ -287,7 +289,7 @@ export class PooledForwarding implements Holder, Applicant {
       if (!conversation.isUnsynced) {
         this.#traces.applySettings(session, conversation.isInTransaction);
         if (this.#traces.mustRestore && conversation.isFailed) this.#traces.onResetUndone();
-        else if (this.#traces.mustRestore) return void this.#restore(session);
+        else if (this.#traces.mustRestore && !this.#fromClient.isInsideMessage) return void this.#restore(session);
       }
       if (this.#isReleasable) this.#release(session);
     }
@@ -317,6 +319,7 @@ export class PooledForwarding implements Holder, Applicant {
     session.unnamedOf = undefined; // our own statements are unnamed
     this.#traces.applyResets(session);
     this.#restoring = new AbortController();
+    conversation.isRestoring = true;
     try {
       const { pool } = this.#services;
       await pool.restore(session, this.#borrower, conversation.isInTransaction, this.#restoring.signal);
@@ -325,6 +328,7 @@ export class PooledForwarding implements Holder, Applicant {
       return;
     }
     this.#restoring = undefined;
+    conversation.isRestoring = false;
     this.#traces.mustRestore = false;
     if (this.#isClosing) return;
     const { status } = conversation;

@@ -122,6 +122,22 @@ describe("a client of a pool", () => {
     expect(client.isPaused()).toBe(false);
   });
 
+  it("gets its context back behind a RESET when the message that it is in has gone to its end", async () => {
+    const { upstream, asked, fromClient, fromServer } = openScene();
+    const late = copyData("of no COPY");
+    fromClient(query("RESET ALL"), late.subarray(0, 9));
+    fromServer(server.commandComplete("RESET"), ready);
+    expect(asked).toEqual([]);
+    fromClient(late.subarray(9));
+    expect(asked).toEqual(["restore"]);
+    fromClient(copyData("later"), query("SELECT 1"));
+    expect(upstream.types).toBe("Qd");
+    await Promise.resolve();
+    await Promise.resolve();
+    expect(asked).toEqual(["restore", "release tainted"]);
+    expect(upstream.types).toBe("QdQ");
+  });
+
   it("gets nothing of a notification for somebody else, however it is split", () => {
     const notification = message("A", int32(1), cstring("news"), cstring("of globex"));
     const wanted = bytes(server.commandComplete("SELECT 1"), ready);
