@@ -11,11 +11,14 @@ export interface Message {
   readonly bytes: Buffer;
 }
 
+/** Type and length. */
+export const HEADER_BYTES = 5;
+
 /** A message in memory of its own. */
 export function encodeMessage(type: number, body: Buffer): Buffer {
-  const bytes = Buffer.allocUnsafe(body.length + 5);
+  const bytes = Buffer.allocUnsafe(body.length + HEADER_BYTES);
   bytes[0] = type;
   bytes.writeInt32BE(body.length + 4, 1);
-  body.copy(bytes, 5);
+  body.copy(bytes, HEADER_BYTES);
   return bytes;
 }

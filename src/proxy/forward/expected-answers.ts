@@ -35,6 +35,9 @@ export interface About {
   readonly undo?: (wasRead: boolean) => void;
 }
 
+/** The server has not done what was asked: it has read it, and said that it is wrong, or skips it. */
+export type FailedAnswer = (kind: Asked, about: About, wasRead: boolean) => void;
+
 /** What becomes of an answer. */
 export type Verdict = "pass" | "drop" | "wrong";
 
@@ -45,10 +48,10 @@ export class ExpectedAnswers {
   #outstandingReady = 0;
   /** After an error the server reads no further than the next Sync, which has not been sent yet. */
   #isSkipping = false;
-  readonly #onFailed: (kind: Asked, about: About, wasRead: boolean) => void;
+  readonly #onFailed: FailedAnswer;
 
-  /** @param onFailed the server has not done it; of several the last one comes first. */
-  constructor(onFailed: (kind: Asked, about: About, wasRead: boolean) => void) {
+  /** @param onFailed of several the last one comes first. */
+  constructor(onFailed: FailedAnswer) {
     this.#onFailed = onFailed;
   }
 
