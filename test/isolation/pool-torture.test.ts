@@ -322,8 +322,10 @@ function checkUnasked({ type, body }: ReadMessage, client: RawClient, player: Pl
   if (type === "A" && body.toString("utf8", 4).split("\0")[0] !== player.tenant)
     tally.foreign.push(`${own(player)} was notified: ${body.toString("utf8", 4)}`);
   if (type !== "E") return;
-  const { C: code = "", M: text = "" } = errorFields(body);
+  const { S: severity, C: code = "", M: text = "" } = errorFields(body);
   count(tally, `error ${code}`);
+  if (severity === "FATAL" && client.messages.at(-1)?.body !== body)
+    tally.foreign.push(`${own(player)} went on after "${text}"`);
   if (code === "57014" && /user request/.test(text) && !cancelling.has(client))
     tally.foreign.push(`${own(player)} was cancelled`);
 }

@@ -208,7 +208,10 @@ export class PooledForwarding implements Holder, Applicant {
   onUpstreamBytes(bytes: Buffer): boolean {
     if (this.#isClosing) return true;
     try {
-      if (this.#fromServer.read(bytes)) this.#settle();
+      const isReady = this.#fromServer.read(bytes);
+      const { farewell } = this.#fromServer;
+      if (farewell !== undefined) this.#onFarewell(farewell);
+      else if (isReady) this.#settle();
       else this.#fromClient.resumeIfAnswered();
     } catch (failure) {
       this.#isCutApart = true; // where its next message begins is not known any more
@@ -337,6 +340,20 @@ export class PooledForwarding implements Holder, Applicant {
     conversation.status = status;
     this.#traces.isTainted = isTainted;
     this.#settle();
+  }
+
+  /** The server ends the session unasked: a client that was through with it gets another one, and need not know. */
+  #onFarewell(farewell: Buffer): void {
+    const { session } = this.#conversation;
+    if (session === undefined || !this.#isReleasable) return this.#leave(farewell);
+    this.#traces.applySettings(session, false);
+    if (this.#traces.mustRestore) this.#traces.applyResets(session);
+    this.#traces.mustRestore = false;
+    this.#conversation.session = undefined;
+    session.destroy();
+    this.#services.pool.destroy(session);
+    this.#fromClient.onReleased();
+    this.#fromClient.resume();
   }
 
   // The end.

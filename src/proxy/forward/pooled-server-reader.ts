@@ -59,6 +59,7 @@ export class ServerReader {
   /** The beginning of a message that is not whole yet, and that the client has not got. */
   #tail: Buffer | undefined;
   #saidFatal = false;
+  #farewell: Buffer | undefined;
   #hasNewReady = false;
 
   constructor(
@@ -93,9 +94,15 @@ export class ServerReader {
     return this.#saidFatal;
   }
 
+  /** How it has said so, where that answers nothing that the client has asked; the client has not got it. */
+  get farewell(): Buffer | undefined {
+    return this.#farewell;
+  }
+
   /** It is another session now. */
   begin(): void {
     this.#saidFatal = false;
+    this.#farewell = undefined;
   }
 
   /** @returns true where a ReadyForQuery has come, and nothing is left behind it. @throws ProxyError upstream_stream */
@@ -172,6 +179,7 @@ export class ServerReader {
         return true;
       case backend.errorResponse:
         this.#readError(bytes.subarray(at + HEADER_BYTES, end));
+        if (this.#farewell !== undefined) return false;
         break;
       case backend.readyForQuery:
         conversation.onReady(bytes[at + HEADER_BYTES] as number);
@@ -186,7 +194,12 @@ export class ServerReader {
   }
 
   #readError(body: Buffer): void {
+    const { answers, isBlind } = this.#conversation;
     this.#saidFatal = body.includes("SFATAL\0") || body.includes("VFATAL\0") || body.includes("VPANIC\0");
+    if (this.#saidFatal && !isBlind && answers.size === 0) {
+      this.#farewell = encodeMessage(backend.errorResponse, body);
+      return;
+    }
     this.#conversation.isInCopy = false;
     this.#traces.onError();
     this.#statements.onError(body);

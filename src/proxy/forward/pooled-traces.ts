@@ -81,8 +81,12 @@ export class Traces {
     this.mustRestore = true;
   }
 
+  /** What was set before the error in the same text is rolled back, or nobody knows: then the barrier takes it away. */
   onError(): void {
     this.#settings = [];
+    if (this.#resetNames.length === 0) return;
+    this.#resetNames.length = 0;
+    this.isTainted = true;
   }
 
   /** The RESET is rolled back with its transaction. */

@@ -2,10 +2,12 @@
  * PostgreSQL goes away under a pool, and comes back: who was idle does not notice, everybody else gets one error that says
  * what happened, and the pool is what it was. And backends that do not end when they are told to.
  */
+import { once } from "node:events";
+import { connect as dial, createServer, type AddressInfo, type Socket } from "node:net";
 import type { Client } from "pg";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { SettingValues } from "../../../src/index.ts";
-import { cancelRequest, client as frontend } from "../../support/bytes.ts";
+import { cancelRequest, client as frontend, server } from "../../support/bytes.ts";
 import { startPooledProxy, type PooledProxy } from "../../support/pooled-proxy.ts";
 import { availableVersions } from "../../support/postgres.ts";
 import { RawClient } from "../../support/raw-client.ts";
@@ -145,6 +147,25 @@ describe.each(versions)("PostgreSQL %s", (version) => {
     }
   });
 
+  it("takes another session where the server says farewell in one piece with its answer", async () => {
+    const farewell = server.error("57P01", "terminating connection due to administrator command");
+    await using door = await openDoor(fixture, (bytes) =>
+      bytes.includes("SET\0Z") ? Buffer.concat([bytes, farewell]) : bytes,
+    );
+    await start({ upstream_host: "127.0.0.1", upstream_port: door.port });
+    using client = await pooled.logIn("acme");
+    for (const _round of [1, 2]) {
+      expect((await client.query("SET statement_timeout = '7s'")).map(({ type }) => type)).toEqual(["C", "Z"]);
+      const shown = (await client.query("SHOW statement_timeout")).find(({ type }) => type === "D");
+      expect(shown?.body.toString("utf8", 6)).toBe("7s");
+      expect(client.types).not.toContain("E");
+    }
+    const inside = "BEGIN; SET statement_timeout = '8s'";
+    expect((await client.query(inside)).map(({ type }) => type)).toEqual(["C", "C", "Z"]);
+    await client.untilClosed();
+    expect(client.error).toMatchObject({ C: "57P01" });
+  });
+
   // The barrier gives such a backend five seconds: once is enough.
   it.runIf(version === versions.at(-1))("does not lose a session to a backend that ignores cancels", async () => {
     await start({ pool_size: 1 });
@@ -171,3 +192,31 @@ describe.each(versions)("PostgreSQL %s", (version) => {
     await expect.poll(() => countBackends(fixture)).toBe(1);
   });
 });
+
+/** A way to the server on which `change` is made to what it answers. */
+async function openDoor(
+  { server: { host, port } }: TenantFixture,
+  change: (bytes: Buffer) => Buffer,
+): Promise<AsyncDisposable & { readonly port: number }> {
+  const open = new Set<Socket>();
+  const door = createServer((near) => {
+    open.add(near);
+    const far = host.startsWith("/") ? dial(`${host}/.s.PGSQL.${port}`) : dial(port, host);
+    near.on("error", () => far.destroy()).pipe(far);
+    far.on("error", () => near.destroy()).on("end", () => near.end());
+    far.on("data", (bytes: Buffer) => {
+      const changed = change(bytes);
+      near.write(changed);
+      if (changed !== bytes) far.end();
+    });
+  }).listen(0, "127.0.0.1");
+  await once(door, "listening");
+  return {
+    port: (door.address() as AddressInfo).port,
+    [Symbol.asyncDispose]: async () => {
+      const closed = once(door.close(), "close");
+      for (const near of open) near.destroy();
+      await closed;
+    },
+  };
+}

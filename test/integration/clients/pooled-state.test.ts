@@ -67,6 +67,15 @@ describe.each(versions)("PostgreSQL %s", (version) => {
       expect(await pooled.pins()).toEqual({});
     });
 
+    it("keeps what a RESET was to take back that has failed, and gives it to nobody else", async () => {
+      await start();
+      const [client, twin] = [await connect(), await connect()];
+      await client.query("SET statement_timeout = '7s'");
+      await client.query("RESET ALL; SELECT 1 / 0").catch(() => {});
+      expect(await show(twin, "statement_timeout")).toBe("0");
+      expect(await show(client, "statement_timeout")).toBe("7s");
+    });
+
     it("takes back what was set in a transaction that is rolled back, and keeps what was committed", async () => {
       await start({ pool_size: 2 });
       const [client, other] = [await connect(), await connect("globex")];
