@@ -67,11 +67,12 @@ function cell(figure: Figure | undefined, digits: number): string {
 
 export function verdictTable(verdicts: readonly Verdict[]): string {
   if (verdicts.length === 0) return "";
-  const rows = verdicts.map(({ target, measured, spreadPercent, isMet }) => [
+  const rows = verdicts.map(({ target, measured, spreadPercent, medianWithin, isMet }) => [
     `${target.scenario}, ${target.metric}${target.peer === undefined ? "" : ` of ${target.peer}`}${target.against === undefined ? "" : ` x ${target.against}`}`,
     target.atMost === undefined ? `>= ${target.atLeast}` : `<= ${target.atMost}`,
     `${formatNumber(measured, 2)} ±${formatNumber(spreadPercent, 0)}%`,
+    medianWithin.map((bound) => formatNumber(bound, 2)).join(" to "),
     isMet ? "met" : "MISSED",
   ]);
-  return ["targets of pgvpd", columns([["", "must", "measured", ""], ...rows]), ""].join("\n");
+  return ["targets of pgvpd", columns([["", "must", "measured", "median within", ""], ...rows]), ""].join("\n");
 }

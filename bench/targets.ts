@@ -51,6 +51,7 @@ export interface Verdict {
   readonly target: Target;
   readonly measured: number;
   readonly spreadPercent: number;
+  readonly medianWithin: readonly [number, number];
   readonly isMet: boolean;
 }
 
@@ -61,7 +62,7 @@ export function judge(results: readonly ScenarioResult[]): Verdict[] {
     const { against, metric, peer = measuredPeer, atMost = Infinity, atLeast = -Infinity } = target;
     const figure = against === undefined ? valueOf(rounds, peer, metric) : ratioOf(rounds, peer, against, metric);
     if (figure === undefined) return [];
-    const { median, spreadPercent } = figure;
-    return [{ target, measured: median, spreadPercent, isMet: median <= atMost && median >= atLeast }];
+    const { median, spreadPercent, medianWithin } = figure;
+    return [{ target, measured: median, spreadPercent, medianWithin, isMet: median <= atMost && median >= atLeast }];
   });
 }

@@ -116,7 +116,7 @@ export function pgvpdPeer(variant: PgvpdVariant): Peer {
     },
     async start(upstream, workbench) {
       const port = await freePort();
-      const adminPort = variant.hasMetrics === true ? await freePort() : undefined;
+      const adminPort = variant.hasMetrics === true ? await freePort(port) : undefined;
       const text = configuration(variant, upstream, port, workbench);
       const config = workbench.writeFile(
         `${name}.conf`,

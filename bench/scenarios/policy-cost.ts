@@ -3,14 +3,15 @@
  * alternating rounds (A B, B A, ...), started anew for each, because two runs of one program differ by some per cent, too.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { pgbench } from "../measure/pgbench.ts";
+import { pgbench, type PgbenchFigures } from "../measure/pgbench.ts";
 import { cpuSince, cpuTime } from "../measure/processes.ts";
 import type { RunningPeer } from "../peer.ts";
 import type { Bench, Sample, Scenario } from "../scenario.ts";
 import { poolSize } from "./pools.ts";
 
-/** Until Node has compiled what runs often. */
-const warmUpSeconds = 2;
+/** Until Node has compiled what runs often, and compiled it anew after the first scrapes have proved it wrong. */
+const warmUpSeconds = 4;
+const warmUpScrapeMs = 200;
 const scrapeMs = 1_000;
 
 export const policyScenarios: readonly Scenario[] = [
@@ -45,28 +46,31 @@ async function measure(
   clients: number,
 ): Promise<Sample> {
   const run = { clients, mode: "simple" } as const;
-  await pgbench(workbench, target, { ...run, length: { seconds: warmUpSeconds } });
-  const end = new AbortController();
+  const load = (length: number): Promise<PgbenchFigures> =>
+    pgbench(workbench, target, { ...run, length: { seconds: length } });
+  await whileScraping(metricsUrl, warmUpScrapeMs, () => load(warmUpSeconds));
   const before = cpuTime(processGroup);
-  const scraping = metricsUrl === undefined ? undefined : scrape(metricsUrl, end.signal);
-  scraping?.catch(() => undefined); // it is awaited below
-  try {
-    const { tps, transactions } = await pgbench(workbench, target, { ...run, length: { seconds } });
-    const spent = cpuSince(before, processGroup);
-    if (spent === undefined) return { tps };
-    return { tps, cpuUs: spent.totalUs / transactions, userUs: spent.userUs / transactions };
-  } finally {
-    end.abort();
-    await scraping;
-  }
+  const { tps, transactions } = await whileScraping(metricsUrl, scrapeMs, () => load(seconds));
+  const spent = cpuSince(before, processGroup);
+  if (spent === undefined) return { tps };
+  return { tps, cpuUs: spent.totalUs / transactions, userUs: spent.userUs / transactions };
 }
 
-/** Now and each second, as Prometheus does at its most eager. */
-async function scrape(url: string, end: AbortSignal): Promise<void> {
+/** Reads the metrics, where there are some, now and then again and again until `work` is done. */
+async function whileScraping<T>(url: string | undefined, everyMs: number, work: () => Promise<T>): Promise<T> {
+  const end = new AbortController();
+  const [result] = await Promise.all([
+    work().finally(() => end.abort()),
+    url === undefined ? undefined : scrape(url, everyMs, end.signal),
+  ]);
+  return result;
+}
+
+async function scrape(url: string, everyMs: number, end: AbortSignal): Promise<void> {
   while (!end.aborted) {
     const response = await fetch(url);
     if (!response.ok) throw new Error(`${url} answers ${response.status}`);
     await response.text();
-    await sleep(scrapeMs, undefined, { signal: end }).catch(() => undefined);
+    await sleep(everyMs, undefined, { signal: end }).catch(() => undefined);
   }
 }
