@@ -26,7 +26,7 @@ export const usage = `npm run bench -- [options]
 
 Compares pgvpd with a direct connection, with a plain Node proxy and with what is installed of PgBouncer and HAProxy.
 
-  --only a,b        scenarios to run; a name's beginning is enough (default: all)
+  --only a,b        scenarios to run; a name's beginning is enough (default: all but those on request)
   --peers a,b       peers to compare (default: all that are installed)
   --rounds N        rounds through all peers (default 5, with --quick 2)
   --seconds S       length of one timed measurement (default 3, with --quick 1)
@@ -49,7 +49,9 @@ export function readOptions(argv: readonly string[]): Options | string {
   if (values.list === true) return list();
   const isQuick = values.quick === true;
   return {
-    scenarios: chosen("--only", values.only, allScenarios),
+    scenarios: chosen("--only", values.only, allScenarios).filter(
+      ({ isOnRequest }) => isOnRequest !== true || values.only !== undefined,
+    ),
     peers: chosen("--peers", values.peers, allPeers),
     rounds: positive("--rounds", values.rounds, isQuick ? 2 : 5),
     seconds: positive("--seconds", values.seconds, isQuick ? 1 : 3),
@@ -109,6 +111,8 @@ function positive(flag: string, text: string | undefined, fallback: number, most
 }
 
 function list(): string {
-  const scenarios = allScenarios.map(({ name, title }) => `  ${name.padEnd(18)} ${title}`);
+  const scenarios = allScenarios.map(
+    ({ name, title, isOnRequest }) => `  ${name.padEnd(24)} ${title}${isOnRequest === true ? "; on request" : ""}`,
+  );
   return ["scenarios", ...scenarios, "peers", ...allPeers.map(({ name }) => `  ${name}`), ""].join("\n");
 }

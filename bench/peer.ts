@@ -32,6 +32,8 @@ export interface RunningPeer {
   readonly target: Target;
   /** Every process of the peer is in this process group; undefined when there is no proxy at all. */
   readonly processGroup: number | undefined;
+  /** Where its metrics are read, where it was started with them. */
+  readonly metricsUrl?: string;
   stop(): Promise<void>;
 }
 

@@ -31,7 +31,8 @@ export function head(machine: MachineFacts, peers: readonly PeerFacts[], length:
 export function scenarioTable(result: ScenarioResult): string {
   const { scenario, rounds, failures } = result;
   const peers = [...new Set(rounds.flatMap((round) => [...round.keys()]))];
-  const present = baselines.filter((name) => peers.includes(name));
+  const wanted = scenario.baseline === undefined ? baselines : [scenario.baseline];
+  const present = wanted.filter((name) => peers.includes(name));
   const compared = present.length > 0 ? present : ["direct"].filter((name) => peers.includes(name));
   const headRow = ["", ...scenario.metrics.flatMap((metric) => headCells(metric, compared))];
   const rows = peers.map((peer) => [
@@ -66,11 +67,12 @@ function cell(figure: Figure | undefined, digits: number): string {
 
 export function verdictTable(verdicts: readonly Verdict[]): string {
   if (verdicts.length === 0) return "";
-  const rows = verdicts.map(({ target, measured, spreadPercent, isMet }) => [
-    `${target.scenario}, ${target.metric}${target.against === undefined ? "" : ` x ${target.against}`}`,
+  const rows = verdicts.map(({ target, measured, spreadPercent, medianWithin, isMet }) => [
+    `${target.scenario}, ${target.metric}${target.peer === undefined ? "" : ` of ${target.peer}`}${target.against === undefined ? "" : ` x ${target.against}`}`,
     target.atMost === undefined ? `>= ${target.atLeast}` : `<= ${target.atMost}`,
     `${formatNumber(measured, 2)} ±${formatNumber(spreadPercent, 0)}%`,
+    medianWithin.map((bound) => formatNumber(bound, 2)).join(" to "),
     isMet ? "met" : "MISSED",
   ]);
-  return ["targets of pgvpd", columns([["", "must", "measured", ""], ...rows]), ""].join("\n");
+  return ["targets of pgvpd", columns([["", "must", "measured", "median within", ""], ...rows]), ""].join("\n");
 }

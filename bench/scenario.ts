@@ -44,6 +44,10 @@ export interface Scenario {
   readonly skipsDirect?: boolean;
   /** Start the peer anew in each round, where a round leaves traces (memory). */
   readonly needsFreshPeer?: boolean;
+  /** It takes long, or is of interest to few: it runs only where `--only` names it. */
+  readonly isOnRequest?: true;
+  /** The peer that ratios are taken to, in place of the other proxies. */
+  readonly baseline?: string;
   /** Server, peer and client share one core, if the machine can pin. */
   readonly isPinned?: boolean;
   readonly metrics: readonly Metric[];

@@ -11,6 +11,8 @@ export interface Figure {
   readonly median: number;
   /** Half the distance between the lowest and the highest round, in per cent of the median. */
   readonly spreadPercent: number;
+  /** Where the median of very many rounds would be, in 95 of 100 runs; with five rounds or fewer, from the lowest to the highest. */
+  readonly medianWithin: readonly [number, number];
   readonly rounds: readonly number[];
 }
 
@@ -39,7 +41,9 @@ function figure(values: readonly (number | undefined)[]): Figure | undefined {
   const lower = sorted[Math.floor((sorted.length - 1) / 2)] ?? lowest;
   const median = (lower + upper) / 2;
   const spreadPercent = median === 0 ? 0 : ((highest - lowest) / 2 / Math.abs(median)) * 100;
-  return { median, spreadPercent, rounds };
+  const outside = Math.max(0, Math.floor((sorted.length - 1.96 * Math.sqrt(sorted.length)) / 2));
+  const medianWithin = [sorted[outside] ?? lowest, sorted[sorted.length - 1 - outside] ?? highest] as const;
+  return { median, spreadPercent, medianWithin, rounds };
 }
 
 /** The value that `share` of all values are below. */

@@ -8,12 +8,15 @@ import { ratioOf, valueOf } from "./statistics.ts";
 interface Target {
   readonly scenario: string;
   readonly metric: string;
+  /** The peer that is judged; pgvpd when absent. */
+  readonly peer?: string;
   /** The peer that the ratio is taken to; the value itself is judged when absent. */
   readonly against?: string;
   readonly atMost?: number;
   readonly atLeast?: number;
 }
 
+/** Where a target names no other. */
 const measuredPeer = "pgvpd";
 
 const targets: readonly Target[] = [
@@ -27,6 +30,20 @@ const targets: readonly Target[] = [
   { scenario: "copy-out", metric: "megabytesPerSecond", against: "haproxy", atLeast: 0.95 },
   { scenario: "copy-out", metric: "megabytesPerSecond", against: "pgbouncer-64k", atLeast: 1 },
   { scenario: "connect-trust", metric: "connectsPerSecond", against: "haproxy", atLeast: 0.9 },
+  {
+    scenario: "policy-cost-passthrough",
+    metric: "cpuUs",
+    peer: "pgvpd-policy",
+    against: "pgvpd-bare",
+    atMost: 1.03,
+  },
+  {
+    scenario: "policy-cost-transaction",
+    metric: "cpuUs",
+    peer: "pgvpd-transaction-policy",
+    against: "pgvpd-transaction-bare",
+    atMost: 1.03,
+  },
   { scenario: "idle-memory", metric: "usedKib", atMost: 16 },
 ];
 
@@ -34,6 +51,7 @@ export interface Verdict {
   readonly target: Target;
   readonly measured: number;
   readonly spreadPercent: number;
+  readonly medianWithin: readonly [number, number];
   readonly isMet: boolean;
 }
 
@@ -41,11 +59,10 @@ export interface Verdict {
 export function judge(results: readonly ScenarioResult[]): Verdict[] {
   return targets.flatMap((target) => {
     const rounds = results.find(({ scenario }) => scenario.name === target.scenario)?.rounds ?? [];
-    const { against, metric, atMost = Infinity, atLeast = -Infinity } = target;
-    const figure =
-      against === undefined ? valueOf(rounds, measuredPeer, metric) : ratioOf(rounds, measuredPeer, against, metric);
+    const { against, metric, peer = measuredPeer, atMost = Infinity, atLeast = -Infinity } = target;
+    const figure = against === undefined ? valueOf(rounds, peer, metric) : ratioOf(rounds, peer, against, metric);
     if (figure === undefined) return [];
-    const { median, spreadPercent } = figure;
-    return [{ target, measured: median, spreadPercent, isMet: median <= atMost && median >= atLeast }];
+    const { median, spreadPercent, medianWithin } = figure;
+    return [{ target, measured: median, spreadPercent, medianWithin, isMet: median <= atMost && median >= atLeast }];
   });
 }

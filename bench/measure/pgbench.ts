@@ -19,6 +19,8 @@ export interface PgbenchRun {
   readonly script?: string;
   /** A new connection for each transaction. */
   readonly reconnects?: boolean;
+  /** Transactions a second of all clients together, at random moments; as many as they can when absent. */
+  readonly rate?: number;
   /** Run pgbench itself on this core only. */
   readonly core?: number | undefined;
   /** Note how long each transaction took. */
@@ -30,6 +32,15 @@ export interface PgbenchFigures {
   readonly tps: number;
   /** How long each transaction took, where the run was timed. */
   readonly latenciesMs: readonly number[];
+  /** The same with the moments. */
+  readonly timed: readonly TimedTransaction[];
+}
+
+export interface TimedTransaction {
+  /** When it began, or was to begin where the run has a rate; in milliseconds since 1970. */
+  readonly beganAtMs: number;
+  /** From then on. */
+  readonly tookMs: number;
 }
 
 const startUpSeconds = 60;
@@ -45,6 +56,7 @@ export async function pgbench(workbench: Workbench, target: Target, run: Pgbench
   const log = run.isTimed === true ? workbench.newPath("pgbench.log") : undefined;
   const more = [
     ...(run.reconnects === true ? ["-C"] : []),
+    ...(run.rate === undefined ? [] : ["-R", String(run.rate)]),
     ...(log === undefined ? [] : ["-l", `--log-prefix=${log}`]),
   ];
   const args = [...address, ...load, ...length, ...more, target.database];
@@ -52,7 +64,8 @@ export async function pgbench(workbench: Workbench, target: Target, run: Pgbench
     run.core === undefined ? [program, ...args] : ["taskset", "-c", String(run.core), program, ...args];
   const env = clientEnvironment(target.password);
   const output = await workbench.run(command ?? program, rest, limit + startUpSeconds, { env });
-  return { ...readFigures(output), latenciesMs: log === undefined ? [] : readLatencies(log) };
+  const timed = log === undefined ? [] : readLog(log);
+  return { ...readFigures(output), latenciesMs: timed.map(({ tookMs }) => tookMs), timed };
 }
 
 function readFigures(output: string): Pick<PgbenchFigures, "transactions" | "tps"> {
@@ -63,14 +76,23 @@ function readFigures(output: string): Pick<PgbenchFigures, "transactions" | "tps
 }
 
 /** Each thread of pgbench has a log of its own: `client transaction microseconds script seconds microseconds`. */
-function readLatencies(prefix: string): number[] {
+function readLog(prefix: string): TimedTransaction[] {
   const logs = readdirSync(dirname(prefix)).filter((name) => name.startsWith(`${basename(prefix)}.`));
   const lines = logs.flatMap((name) =>
     readFileSync(join(dirname(prefix), name), "utf8")
       .trim()
       .split("\n"),
   );
-  return lines.map((line) => Number(line.split(" ")[2]) / 1000);
+  return lines.map((line) => {
+    const [, , took, , endSeconds, endMicroseconds] = line.split(" ").map(Number) as [
+      number,
+      number,
+      number,
+      ...number[],
+    ];
+    const tookMs = took / 1000;
+    return { tookMs, beganAtMs: Number(endSeconds) * 1000 + Number(endMicroseconds) / 1000 - tookMs };
+  });
 }
 
 export function clientEnvironment(password: string): NodeJS.ProcessEnv {

@@ -172,13 +172,13 @@ function nobody(): { uid: number; gid: number } {
   return { uid: Number(line?.[1] ?? 65_534), gid: Number(line?.[2] ?? 65_534) };
 }
 
-/** A port that was free a moment ago, on loopback. */
-export async function freePort(): Promise<number> {
+/** A port that was free a moment ago, on loopback. @param taken another one than this. */
+export async function freePort(taken?: number): Promise<number> {
   const server = createServer();
   const port = await listenOnFreePort(server);
   server.close();
   await once(server, "close");
-  return port;
+  return port === taken ? freePort(taken) : port;
 }
 
 /** Lets a server listen on loopback; returns the port that the system chose. */

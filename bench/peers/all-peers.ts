@@ -6,6 +6,7 @@ import { direct } from "./direct.ts";
 import { haproxy } from "./haproxy.ts";
 import { nodePipe } from "./node-pipe.ts";
 import { pgbouncer, pgbouncerLargeBuffer, pgbouncerPools } from "./pgbouncer.ts";
+import { floodVariants, policyVariants } from "./pgvpd-policy.ts";
 import { pgvpd, pgvpdOther, pgvpdPools, pgvpdScram, resolverVariants, sealVariants } from "./pgvpd.ts";
 
 export const allPeers: readonly Peer[] = [
@@ -16,6 +17,8 @@ export const allPeers: readonly Peer[] = [
   ...resolverVariants,
   ...sealVariants,
   ...pgvpdPools,
+  ...floodVariants,
+  ...policyVariants,
   nodePipe,
   pgbouncer,
   pgbouncerLargeBuffer,

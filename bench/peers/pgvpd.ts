@@ -14,10 +14,10 @@ import { poolScenarioNames, poolSize } from "../scenarios/pools.ts";
 import { sealScenarioNames } from "../scenarios/seal.ts";
 import { startChild } from "./start-child.ts";
 
-const built = fileURLToPath(new URL("../../dist/main.js", import.meta.url));
+export const built = fileURLToPath(new URL("../../dist/main.js", import.meta.url));
 const tenant = "acme";
 
-interface PgvpdVariant {
+export interface PgvpdVariant {
   readonly name: string;
   /** A main.js, which this Node runs, or an executable. */
   readonly program: string | undefined;
@@ -25,6 +25,8 @@ interface PgvpdVariant {
   readonly onlyIn?: readonly string[];
   /** The database that the variant uses, and what it does with the context there. */
   readonly seal?: SealKind;
+  /** Its metrics can be read. */
+  readonly hasMetrics?: true;
   /** Lines that the variant adds to the configuration. */
   settings?(upstream: Upstream, workbench: Workbench): Readonly<Record<string, string>>;
 }
@@ -82,6 +84,7 @@ function resolverPeer(kind: string, cacheTtl: number, settings: Readonly<Record<
     }),
   });
 }
+
 /** With the pools: `pool_password` from clients, and a server that trusts. */
 export const pgvpdPools: readonly Peer[] = (["session", "transaction"] as const).map((mode) =>
   pgvpdPeer({
@@ -100,7 +103,7 @@ export const pgvpdPools: readonly Peer[] = (["session", "transaction"] as const)
   }),
 );
 
-function pgvpdPeer(variant: PgvpdVariant): Peer {
+export function pgvpdPeer(variant: PgvpdVariant): Peer {
   const { name, program = "" } = variant;
   return {
     name,
@@ -113,11 +116,17 @@ function pgvpdPeer(variant: PgvpdVariant): Peer {
     },
     async start(upstream, workbench) {
       const port = await freePort();
-      const config = workbench.writeFile(`${name}.conf`, configuration(variant, upstream, port, workbench));
+      const adminPort = variant.hasMetrics === true ? await freePort(port) : undefined;
+      const text = configuration(variant, upstream, port, workbench);
+      const config = workbench.writeFile(
+        `${name}.conf`,
+        adminPort === undefined ? text : `${text}admin_port = ${adminPort}\n`,
+      );
       const { command, args } = invocation(program);
       const database = variant.seal === undefined ? upstream.database : databaseOf(variant.seal, upstream);
       const target = { ...upstream, host: "127.0.0.1", port, user: `${upstream.user}.${tenant}`, database };
-      return startChild(workbench, { command, args: [...args, "--config", config], target });
+      const running = await startChild(workbench, { command, args: [...args, "--config", config], target });
+      return adminPort === undefined ? running : { ...running, metricsUrl: `http://127.0.0.1:${adminPort}/metrics` };
     },
   };
 }

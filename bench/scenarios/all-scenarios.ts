@@ -7,9 +7,11 @@ import { connectScenarios } from "./connects.ts";
 import { idleMemory } from "./idle-memory.ts";
 import { loginBurst } from "./login-burst.ts";
 import { loginResolvers } from "./login-resolvers.ts";
+import { policyScenarios } from "./policy-cost.ts";
 import { poolScenarios } from "./pools.ts";
 import { queryScenarios } from "./queries.ts";
 import { sealScenarios } from "./seal.ts";
+import { tenantFlood } from "./tenant-flood.ts";
 
 export const allScenarios: readonly Scenario[] = [
   ...queryScenarios,
@@ -20,4 +22,6 @@ export const allScenarios: readonly Scenario[] = [
   ...sealScenarios,
   ...poolScenarios,
   idleMemory,
+  tenantFlood,
+  ...policyScenarios,
 ];

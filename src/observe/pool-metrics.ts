@@ -39,6 +39,11 @@ const GAUGES = {
   pgvpd_pool_waiting: { key: "waiting", help: "Clients that wait for a session of the pool." },
 } as const;
 
+/** Most pairs of database and role that have series of their own: clients can make up any number of them. */
+const MAX_PAIRS = 100;
+/** What the rest of them is summed under. */
+const OTHERS = "others";
+
 export function observePool(registry: Registry, pool: ObservedPool): void {
   for (const [key, help] of Object.entries(COUNTERS)) {
     const counter: Counter = new Counter({
@@ -59,8 +64,34 @@ export function observePool(registry: Registry, pool: ObservedPool): void {
       registers: [registry],
       collect: () => {
         gauge.reset();
-        for (const { database, role, [key]: value } of pool.sizes()) gauge.inc({ database, role }, value);
+        for (const { database, role, [key]: value } of largest(pool.sizes(), MAX_PAIRS))
+          gauge.inc({ database, role }, value);
       },
     });
   }
+}
+
+/** Those with the most sessions and waiting clients; behind them one that is the sum of the rest, where there is a rest. */
+function largest(sizes: Iterable<PoolSize>, most: number): PoolSize[] {
+  const byPair = new Map<string, PoolSize>();
+  for (const size of sizes) {
+    const name = JSON.stringify([size.database, size.role]);
+    byPair.set(name, sum(size, byPair.get(name)));
+  }
+  const weight = ({ total, waiting }: PoolSize): number => total + waiting;
+  const sorted = [...byPair.values()].toSorted((a, b) => weight(b) - weight(a));
+  if (sorted.length <= most) return sorted;
+  const rest: PoolSize = { database: OTHERS, role: OTHERS, total: 0, idle: 0, waiting: 0 };
+  return [...sorted.slice(0, most), sorted.slice(most).reduce((all, one) => sum(all, one), rest)];
+}
+
+/** Of several servers, and of the rest. The names are those of `into`. */
+function sum(into: PoolSize, other: PoolSize | undefined): PoolSize {
+  if (other === undefined) return into;
+  return {
+    ...into,
+    total: into.total + other.total,
+    idle: into.idle + other.idle,
+    waiting: into.waiting + other.waiting,
+  };
 }
