@@ -104,6 +104,11 @@ export class ClientStatements {
       if (this.#named.size < MAX_STATEMENTS) this.#named.set(name, prepared);
       return this.#pass(asked.parse);
     }
+    if (conversation.isBlind) {
+      // The server has it under the client's name from now on, but what the client calls so already is not there.
+      if (isTaken) throw new ProxyError("copy_ambiguous");
+      return this.#pass(asked.parse);
+    }
     if (isTaken) {
       // The server itself says that there is one of this name: it gets one.
       this.#traces.isTainted = true;
@@ -122,7 +127,7 @@ export class ClientStatements {
     const isThere = session.statements.get(prepared) === prepared.number;
     if (isThere && conversation.isFailed) {
       session.hasLeftovers = true; // the server refuses it in its own words
-    } else if (isThere && !conversation.isBlind) {
+    } else if (isThere) {
       this.#passage.put();
       conversation.ask(asked.skippedParse, about);
       return this.#passage.end;

@@ -9,7 +9,7 @@ import { SqlReader } from "../../../src/proxy/pool/sql-effects.ts";
 import { bytes, client as frontend, cstring, int32, message, readMessages, server } from "../../support/bytes.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 
-const { copyData, query } = frontend;
+const { bind, copyData, copyDone, parse, query, sync } = frontend;
 const COPY_IN = message("G", 0, 0, 0);
 const ready = server.readyForQuery();
 
@@ -136,6 +136,20 @@ describe("a client of a pool", () => {
     await Promise.resolve();
     expect(asked).toEqual(["restore", "release tainted"]);
     expect(upstream.types).toBe("QdQ");
+  });
+
+  it("prepares under names of its own when answers cannot be told apart any more", () => {
+    const { upstream, asked, fromClient, fromServer } = openScene();
+    fromClient(parse("SELECT 1", "before"), sync);
+    fromServer(server.parseComplete, ready);
+    fromClient(query("COPY plain FROM STDIN"), query("SELECT 1"));
+    fromServer(COPY_IN);
+    upstream.written.length = 0;
+    const more = bytes(copyDone, parse("SELECT 1", "s"), bind("", "s"), sync);
+    fromClient(more);
+    expect(Buffer.concat(upstream.written)).toEqual(more);
+    fromClient(parse("SELECT 2", "before"));
+    expect(asked).toEqual(["release", "pin copy", "closing copy_ambiguous", "reclaim"]);
   });
 
   it("gets nothing of a notification for somebody else, however it is split", () => {
