@@ -152,6 +152,16 @@ describe("a client of a pool", () => {
     expect(asked).toEqual(["release", "pin copy", "closing copy_ambiguous", "reclaim"]);
   });
 
+  it("is refused a statement that is too long to be kept as any other", () => {
+    const { upstream, asked, fromClient } = openScene({ sessionState: "refuse" });
+    const long = parse(`LISTEN news -- ${"x".repeat(70_000)}`, "s");
+    fromClient(long.subarray(0, 66_000));
+    fromClient(long.subarray(66_000), sync);
+    expect(upstream.types).toBe("PS");
+    expect(Buffer.concat(upstream.written).includes("session state is refused")).toBe(true);
+    expect(asked).toEqual([]);
+  });
+
   it("gets nothing of a notification for somebody else, however it is split", () => {
     const notification = message("A", int32(1), cstring("news"), cstring("of globex"));
     const wanted = bytes(server.commandComplete("SELECT 1"), ready);
