@@ -1,6 +1,7 @@
 /** A client of a pool and one session, byte by byte, where a real server would not send them in such pieces. */
 import { Duplex } from "node:stream";
 import { describe, expect, it } from "vitest";
+import type { Activity } from "../../../src/proxy/forward/activity.ts";
 import { PooledForwarding, type PooledForwardServices } from "../../../src/proxy/forward/pooled-forwarding.ts";
 import type { Borrower } from "../../../src/proxy/pool/borrower.ts";
 import type { PooledSession } from "../../../src/proxy/pool/pooled-session.ts";
@@ -9,7 +10,7 @@ import { SqlReader } from "../../../src/proxy/pool/sql-effects.ts";
 import { bytes, client as frontend, cstring, int32, message, readMessages, server } from "../../support/bytes.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 
-const { bind, copyData, copyDone, parse, query, sync } = frontend;
+const { bind, copyData, copyDone, flush, parse, query, sync } = frontend;
 const COPY_IN = message("G", 0, 0, 0);
 const ready = server.readyForQuery();
 
@@ -41,6 +42,7 @@ interface Scene {
   readonly upstream: Socket;
   /** What the pool was asked to do, in order. */
   readonly asked: string[];
+  readonly state: () => Activity["state"];
   readonly fromClient: (...parts: Buffer[]) => void;
   readonly fromServer: (...parts: Buffer[]) => void;
 }
@@ -104,6 +106,7 @@ function openScene(config: Partial<PooledForwardServices["config"]> = {}): Scene
     client,
     upstream,
     asked,
+    state: () => forwarding.activity.state,
     fromClient: (...parts) => void client.emit("data", bytes(...parts)),
     fromServer: (...parts) => void forwarding.onUpstreamBytes(bytes(...parts)),
   };
@@ -160,6 +163,16 @@ describe("a client of a pool", () => {
     expect(upstream.types).toBe("PS");
     expect(Buffer.concat(upstream.written).includes("session state is refused")).toBe(true);
     expect(asked).toEqual([]);
+  });
+
+  it("keeps the server waiting when a Query has come between its last Flush and what it sends now", () => {
+    const { state, fromClient, fromServer } = openScene();
+    fromClient(parse("SELECT 1"), flush, query("BEGIN"));
+    fromServer(server.parseComplete, server.commandComplete("BEGIN"), server.readyForQuery("T"));
+    fromClient(parse("SELECT 1"));
+    expect(state()).toBe("held");
+    fromClient(flush);
+    expect(state()).toBe("busy");
   });
 
   it("gets nothing of a notification for somebody else, however it is split", () => {
