@@ -187,8 +187,9 @@ export class ServerReader {
 
   #readError(body: Buffer): void {
     this.#saidFatal = body.includes("SFATAL\0") || body.includes("VFATAL\0") || body.includes("VPANIC\0");
+    const { answers, isUnsynced } = this.#conversation;
     this.#conversation.isInCopy = false;
-    this.#traces.onError();
+    this.#traces.onError(answers.outstandingReady + (isUnsynced ? 1 : 0) > 1);
     this.#statements.onError(body);
   }
 

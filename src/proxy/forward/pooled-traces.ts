@@ -81,8 +81,16 @@ export class Traces {
     this.mustRestore = true;
   }
 
-  onError(): void {
+  /**
+   * Nobody knows which SETs have worked: before the one that has failed, or behind it.
+   *
+   * @param isMoreSent the server goes on with what is behind it.
+   */
+  onError(isMoreSent: boolean): void {
+    if (this.#settings.length === 0) return;
     this.#settings = [];
+    this.isTainted = true;
+    if (isMoreSent) this.pin("set");
   }
 
   /** The RESET is rolled back with its transaction. */

@@ -175,6 +175,17 @@ describe("a client of a pool", () => {
     expect(state()).toBe("busy");
   });
 
+  it("keeps its session when of several SETs one has failed, and another may have worked", () => {
+    const { asked, fromClient, fromServer } = openScene();
+    const failed = server.error("22023", "no", "ERROR");
+    fromClient(query("SET search_path = one, two"));
+    fromServer(failed, ready);
+    expect(asked).toEqual(["release tainted"]);
+    fromClient(query("SET search_path = one"), query("SET search_path = two"));
+    fromServer(failed, ready, server.commandComplete("SET"), ready);
+    expect(asked).toEqual(["release tainted", "pin set"]);
+  });
+
   it("gets nothing of a notification for somebody else, however it is split", () => {
     const notification = message("A", int32(1), cstring("news"), cstring("of globex"));
     const wanted = bytes(server.commandComplete("SELECT 1"), ready);
