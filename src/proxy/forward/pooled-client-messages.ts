@@ -97,7 +97,7 @@ export class ClientMessages {
         conversation.ask(asked.execute);
         break;
       case frontend.sync:
-        conversation.sync();
+        conversation.sync(asked.sync);
         break;
       case frontend.functionCall:
         this.#traces.isTainted = true;
@@ -125,17 +125,15 @@ export class ClientMessages {
     const { bytes, at, available, end, isWhole } = this.#passage;
     const found = this.#pool.reader.read(bytes, at + HEADER_BYTES, isWhole ? available - 1 : available);
     if (!isWhole) this.#traces.isTainted = true;
-    conversation.isUnsynced = false;
     if (this.#traces.mustRefuse(found)) {
-      conversation.ask(asked.query);
+      conversation.sync(asked.query);
       this.#passage.put(encodeMessage(frontend.query, Buffer.from(`${refusalOf(found)}\0`)));
       return end;
     }
     this.#traces.note(found);
     const about = (found.bits & effects.deallocates) === 0 ? undefined : this.#statements.deallocate(session, found);
-    this.#traces.onSync();
     this.#statements.dropUnnamed(session);
-    conversation.ask(asked.query, about);
+    conversation.sync(asked.query, about);
     return at;
   }
 }

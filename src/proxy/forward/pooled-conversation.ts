@@ -65,11 +65,12 @@ export class Conversation {
     if (!this.#isBlind) this.answers.push(kind, about);
   }
 
-  sync(): void {
+  /** A Sync is sent, or a Query, which ends what is unsynced too. */
+  sync(kind: typeof asked.sync | typeof asked.query, about?: About): void {
     this.isUnsynced = false;
     this.isFlushed = false;
     this.#traces.onSync();
-    this.ask(asked.sync);
+    this.ask(kind, about);
   }
 
   /** @param status of the ReadyForQuery that has come. */

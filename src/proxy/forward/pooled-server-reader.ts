@@ -194,14 +194,14 @@ export class ServerReader {
   }
 
   #readError(body: Buffer): void {
-    const { answers, isBlind } = this.#conversation;
+    const { answers, isBlind, isUnsynced } = this.#conversation;
     this.#saidFatal = body.includes("SFATAL\0") || body.includes("VFATAL\0") || body.includes("VPANIC\0");
     if (this.#saidFatal && !isBlind && answers.size === 0) {
       this.#farewell = encodeMessage(backend.errorResponse, body);
       return;
     }
     this.#conversation.isInCopy = false;
-    this.#traces.onError();
+    this.#traces.onError(answers.outstandingReady + (isUnsynced ? 1 : 0) > 1);
     this.#statements.onError(body);
   }
 

@@ -63,19 +63,22 @@ export class ClientStatements {
     this.#conversation.isUnsynced = true;
     const { bytes, at, available, isWhole } = this.#passage;
     const nameEnd = endOfString(bytes, at + HEADER_BYTES, available);
-    const isUnnamed = nameEnd === at + HEADER_BYTES + 1;
     const definition = bytes.subarray(nameEnd, available);
-    if (!isWhole) return this.#takeLongParse(session, definition, isUnnamed);
-    if (isUnnamed) return this.#takeUnnamedParse(session, definition);
-    return this.#takeNamedParse(session, bytes.subarray(at + HEADER_BYTES, nameEnd), definition);
+    const name = bytes.subarray(at + HEADER_BYTES, nameEnd);
+    if (!isWhole) return this.#takeLongParse(session, name, definition);
+    return name.length === 1
+      ? this.#takeUnnamedParse(session, definition)
+      : this.#takeNamedParse(session, name, definition);
   }
 
   /** Too long to be kept: the client keeps the session that has it. */
-  #takeLongParse(session: PooledSession, beginning: Buffer, isUnnamed: boolean): number {
-    this.#traces.note(this.#pool.reader.read(beginning, 0, beginning.length));
+  #takeLongParse(session: PooledSession, nameAndZero: Buffer, beginning: Buffer): number {
+    const found = this.#pool.reader.read(beginning, 0, beginning.length);
+    if (this.#traces.mustRefuse(found)) return this.#refuseParse(nameAndZero, found);
+    this.#traces.note(found);
     this.#traces.isTainted = true;
     this.#traces.pin("statement_memory");
-    if (isUnnamed) {
+    if (nameAndZero.length === 1) {
       this.#unnamed = undefined;
       session.unnamedOf = this;
     }
@@ -104,6 +107,11 @@ export class ClientStatements {
       if (this.#named.size < MAX_STATEMENTS) this.#named.set(name, prepared);
       return this.#pass(asked.parse);
     }
+    if (conversation.isBlind) {
+      // The server has it under the client's name from now on, but what the client calls so already is not there.
+      if (isTaken) throw new ProxyError("copy_ambiguous");
+      return this.#pass(asked.parse);
+    }
     if (isTaken) {
       // The server itself says that there is one of this name: it gets one.
       this.#traces.isTainted = true;
@@ -122,7 +130,7 @@ export class ClientStatements {
     const isThere = session.statements.get(prepared) === prepared.number;
     if (isThere && conversation.isFailed) {
       session.hasLeftovers = true; // the server refuses it in its own words
-    } else if (isThere && !conversation.isBlind) {
+    } else if (isThere) {
       this.#passage.put();
       conversation.ask(asked.skippedParse, about);
       return this.#passage.end;

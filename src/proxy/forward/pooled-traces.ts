@@ -81,12 +81,18 @@ export class Traces {
     this.mustRestore = true;
   }
 
-  /** What was set before the error in the same text is rolled back, or nobody knows: then the barrier takes it away. */
-  onError(): void {
-    this.#settings = [];
-    if (this.#resetNames.length === 0) return;
-    this.#resetNames.length = 0;
+  /**
+   * Nobody knows which SETs and RESETs have worked: before the one that has failed, or behind it. So the client keeps what
+   * it had, and the barrier takes from the session whatever it has.
+   *
+   * @param isMoreSent the server goes on with what is behind it.
+   */
+  onError(isMoreSent: boolean): void {
+    if (this.#settings.length === 0 && this.#resetNames.length === 0) return;
     this.isTainted = true;
+    if (this.#settings.length > 0 && isMoreSent) this.pin("set");
+    this.#settings = [];
+    this.#resetNames.length = 0;
   }
 
   /** The RESET is rolled back with its transaction. */

@@ -1,6 +1,7 @@
 /** A client of a pool and one session, byte by byte, where a real server would not send them in such pieces. */
 import { Duplex } from "node:stream";
 import { describe, expect, it } from "vitest";
+import type { Activity } from "../../../src/proxy/forward/activity.ts";
 import { PooledForwarding, type PooledForwardServices } from "../../../src/proxy/forward/pooled-forwarding.ts";
 import type { Borrower } from "../../../src/proxy/pool/borrower.ts";
 import type { PooledSession } from "../../../src/proxy/pool/pooled-session.ts";
@@ -9,7 +10,7 @@ import { SqlReader } from "../../../src/proxy/pool/sql-effects.ts";
 import { bytes, client as frontend, cstring, int32, message, readMessages, server } from "../../support/bytes.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 
-const { copyData, query } = frontend;
+const { bind, copyData, copyDone, flush, parse, query, sync } = frontend;
 const COPY_IN = message("G", 0, 0, 0);
 const ready = server.readyForQuery();
 
@@ -41,6 +42,7 @@ interface Scene {
   readonly upstream: Socket;
   /** What the pool was asked to do, in order. */
   readonly asked: string[];
+  readonly state: () => Activity["state"];
   readonly fromClient: (...parts: Buffer[]) => void;
   readonly fromServer: (...parts: Buffer[]) => void;
 }
@@ -104,6 +106,7 @@ function openScene(config: Partial<PooledForwardServices["config"]> = {}): Scene
     client,
     upstream,
     asked,
+    state: () => forwarding.activity.state,
     fromClient: (...parts) => void client.emit("data", bytes(...parts)),
     fromServer: (...parts) => void forwarding.onUpstreamBytes(bytes(...parts)),
   };
@@ -136,6 +139,51 @@ describe("a client of a pool", () => {
     await Promise.resolve();
     expect(asked).toEqual(["restore", "release tainted"]);
     expect(upstream.types).toBe("QdQ");
+  });
+
+  it("prepares under names of its own when answers cannot be told apart any more", () => {
+    const { upstream, asked, fromClient, fromServer } = openScene();
+    fromClient(parse("SELECT 1", "before"), sync);
+    fromServer(server.parseComplete, ready);
+    fromClient(query("COPY plain FROM STDIN"), query("SELECT 1"));
+    fromServer(COPY_IN);
+    upstream.written.length = 0;
+    const more = bytes(copyDone, parse("SELECT 1", "s"), bind("", "s"), sync);
+    fromClient(more);
+    expect(Buffer.concat(upstream.written)).toEqual(more);
+    fromClient(parse("SELECT 2", "before"));
+    expect(asked).toEqual(["release", "pin copy", "closing copy_ambiguous", "reclaim"]);
+  });
+
+  it("is refused a statement that is too long to be kept as any other", () => {
+    const { upstream, asked, fromClient } = openScene({ sessionState: "refuse" });
+    const long = parse(`LISTEN news -- ${"x".repeat(70_000)}`, "s");
+    fromClient(long.subarray(0, 66_000));
+    fromClient(long.subarray(66_000), sync);
+    expect(upstream.types).toBe("PS");
+    expect(Buffer.concat(upstream.written).includes("session state is refused")).toBe(true);
+    expect(asked).toEqual([]);
+  });
+
+  it("keeps the server waiting when a Query has come between its last Flush and what it sends now", () => {
+    const { state, fromClient, fromServer } = openScene();
+    fromClient(parse("SELECT 1"), flush, query("BEGIN"));
+    fromServer(server.parseComplete, server.commandComplete("BEGIN"), server.readyForQuery("T"));
+    fromClient(parse("SELECT 1"));
+    expect(state()).toBe("held");
+    fromClient(flush);
+    expect(state()).toBe("busy");
+  });
+
+  it("keeps its session when of several SETs one has failed, and another may have worked", () => {
+    const { asked, fromClient, fromServer } = openScene();
+    const failed = server.error("22023", "no", "ERROR");
+    fromClient(query("SET search_path = one, two"));
+    fromServer(failed, ready);
+    expect(asked).toEqual(["release tainted"]);
+    fromClient(query("SET search_path = one"), query("SET search_path = two"));
+    fromServer(failed, ready, server.commandComplete("SET"), ready);
+    expect(asked).toEqual(["release tainted", "pin set"]);
   });
 
   it("gets nothing of a notification for somebody else, however it is split", () => {
