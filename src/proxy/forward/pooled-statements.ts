@@ -104,7 +104,10 @@ export class ClientStatements {
     if (this.#traces.mustRefuse(prepared.effects)) return this.#refuseParse(nameAndZero, prepared.effects);
     this.#traces.note(prepared.effects);
     if (!this.#traces.isTransactionMode) {
-      if (this.#named.size < MAX_STATEMENTS) this.#named.set(name, prepared);
+      if ((prepared.effects.bits & (effects.resets | effects.deallocates)) !== 0) {
+        this.#forget(name);
+        if (this.#hasRoomFor(name, definition)) this.#remember(name, prepared);
+      }
       return this.#pass(asked.parse);
     }
     if (conversation.isBlind) {
@@ -118,10 +121,7 @@ export class ClientStatements {
       this.#preparation.parseEmpty(nameAndZero);
       return this.#pass(asked.parse);
     }
-    if (
-      this.#named.size >= MAX_STATEMENTS ||
-      this.#namedBytes + definition.length + name.length > MAX_STATEMENT_BYTES
-    ) {
+    if (!this.#hasRoomFor(name, definition)) {
       this.#traces.pin("statement_memory");
       return this.#pass(asked.parse);
     }
@@ -276,6 +276,11 @@ export class ClientStatements {
     this.#named.delete(name);
     this.#namedBytes -= prepared.definition.length + name.length;
     return { undo: () => this.#remember(name, prepared) };
+  }
+
+  #hasRoomFor(name: string, definition: Buffer): boolean {
+    if (this.#named.size >= MAX_STATEMENTS) return false;
+    return this.#namedBytes + definition.length + name.length <= MAX_STATEMENT_BYTES;
   }
 
   #remember(name: string, prepared: Prepared): void {

@@ -186,6 +186,24 @@ describe("a client of a pool", () => {
     expect(asked).toEqual(["release tainted", "pin set"]);
   });
 
+  it("has no more than a MiB of statements remembered in session mode", async () => {
+    const { asked, fromClient, fromServer } = openScene({ poolMode: "session" });
+    const reset = `RESET ALL -- ${"x".repeat(60_000)}`;
+    const run = async (...parts: Buffer[]): Promise<string[]> => {
+      asked.length = 0;
+      fromClient(...parts, sync);
+      fromServer(...parts.map(([type]) => (type === 0x50 ? server.parseComplete : server.bindComplete)), ready);
+      await Promise.resolve();
+      await Promise.resolve();
+      return [...asked];
+    };
+    for (let number = 0; number < 18; number += 1) {
+      expect(await run(parse(reset, `s${number}`))).toEqual(["restore"]);
+    }
+    expect(await run(bind("", "s0"))).toEqual(["restore"]);
+    expect(await run(bind("", "s17"))).toEqual([]);
+  });
+
   it("gets nothing of a notification for somebody else, however it is split", () => {
     const notification = message("A", int32(1), cstring("news"), cstring("of globex"));
     const wanted = bytes(server.commandComplete("SELECT 1"), ready);
