@@ -13,7 +13,7 @@ const plan = JSON.parse(process.argv[2] ?? "") as FloodPlan;
 const { target, seconds, slowClients, loginClients, slowQuery } = plan;
 
 const counts = { logins: 0, refused: 0, slowQueries: 0 };
-let isOver = false;
+const over = new AbortController();
 /** Names of tenants that nobody has: a wrong password is not throttled under a new name. */
 let strangers = 0;
 
@@ -31,23 +31,23 @@ async function logIn(user: string, password: string): Promise<RawClient | undefi
 }
 
 async function slowClient(): Promise<void> {
-  while (!isOver) {
+  while (!over.signal.aborted) {
     const client = await logIn(target.user, target.password);
-    try {
-      while (client !== undefined && !isOver) {
-        await client.query(slowQuery);
-        counts.slowQueries += 1;
-      }
-    } catch {
-      // the connection was ended: the next one
-    } finally {
-      client?.[Symbol.dispose]();
-    }
+    // A connection that was ended is followed by the next one.
+    if (client !== undefined) await runSlowQueries(client).catch(() => undefined);
+    client?.[Symbol.dispose]();
+  }
+}
+
+async function runSlowQueries(client: RawClient): Promise<void> {
+  while (!over.signal.aborted) {
+    const answer = await client.query(slowQuery);
+    if (answer.some(({ type }) => type === "D")) counts.slowQueries += 1;
   }
 }
 
 async function loginClient(number: number): Promise<void> {
-  while (!isOver) {
+  while (!over.signal.aborted) {
     const isRight = number % 2 === 0;
     const user = isRight || !target.user.includes(".") ? target.user : `${target.user}-${strangers++}`;
     const client = await logIn(user, isRight ? target.password : "a wrong password");
@@ -67,7 +67,7 @@ clearInterval(keepAlive);
 
 const beganAtMs = Date.now();
 setTimeout(() => {
-  isOver = true;
+  over.abort();
   const figures: FloodFigures = { ...counts, beganAtMs, endedAtMs: Date.now() };
   process.stdout.write(`${JSON.stringify(figures)}\n`, () => process.exit(0));
 }, seconds * 1000);

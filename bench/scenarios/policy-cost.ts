@@ -3,14 +3,17 @@
  * alternating rounds (A B, B A, ...), started anew for each, because two runs of one program differ by some per cent, too.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { pgbench, type PgbenchFigures } from "../measure/pgbench.ts";
+import { pgbench, type PgbenchFigures, type PgbenchRun } from "../measure/pgbench.ts";
 import { cpuSince, cpuTime } from "../measure/processes.ts";
 import type { RunningPeer } from "../peer.ts";
 import type { Bench, Sample, Scenario } from "../scenario.ts";
 import { poolSize } from "./pools.ts";
 
-/** Until Node has compiled what runs often, and compiled it anew after the first scrapes have proved it wrong. */
-const warmUpSeconds = 4;
+/**
+ * Until Node has compiled what runs often, and compiled it anew after the first scrapes have proved it wrong: that takes so
+ * many transactions, however long they take.
+ */
+const warmUpTransactions = 100_000;
 const warmUpScrapeMs = 200;
 const scrapeMs = 1_000;
 
@@ -45,12 +48,12 @@ async function measure(
   { workbench, seconds }: Bench,
   clients: number,
 ): Promise<Sample> {
-  const run = { clients, mode: "simple" } as const;
-  const load = (length: number): Promise<PgbenchFigures> =>
-    pgbench(workbench, target, { ...run, length: { seconds: length } });
-  await whileScraping(metricsUrl, warmUpScrapeMs, () => load(warmUpSeconds));
+  const load = (length: PgbenchRun["length"]): Promise<PgbenchFigures> =>
+    pgbench(workbench, target, { clients, mode: "simple", length });
+  const transactionsEach = Math.ceil(warmUpTransactions / clients);
+  await whileScraping(metricsUrl, warmUpScrapeMs, () => load({ transactions: transactionsEach }));
   const before = cpuTime(processGroup);
-  const { tps, transactions } = await whileScraping(metricsUrl, scrapeMs, () => load(seconds));
+  const { tps, transactions } = await whileScraping(metricsUrl, scrapeMs, () => load({ seconds }));
   const spent = cpuSince(before, processGroup);
   if (spent === undefined) return { tps };
   return { tps, cpuUs: spent.totalUs / transactions, userUs: spent.userUs / transactions };
