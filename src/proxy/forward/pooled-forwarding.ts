@@ -1129,7 +1129,9 @@ export class PooledForwarding implements Holder, Applicant {
     this.#session = undefined;
     const { pool } = this.#services;
     const isAtRest = this.#answers.size === 0 && !this.#isBlind && this.#restoring === undefined;
-    if (this.#isCutApart) {
+    // A cancel ends one query: what stands behind it would run, and be committed.
+    const hasPipelined = this.#error !== undefined && this.#answers.outstandingReady > 1;
+    if (this.#isCutApart || hasPipelined) {
       pool.destroy(session);
     } else if (isAtRest && session.isOpen && this.#isReleasable()) {
       pool.release(session, this.#borrower, this.#isTainted);
