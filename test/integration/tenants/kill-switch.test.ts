@@ -86,7 +86,11 @@ async function openAll(program: TenantProgram, tenant: string): Promise<Record<s
     untilRunning(fixture, `${tenant} pipelines`),
     untilRunning(fixture, `'${tenant}', 'nor '`),
   ]);
-  await untilRunning(fixture, "'gold'");
+  await expect
+    .poll(() => program.show(`/sessions?tenant=${tenant}`), { interval: 10 })
+    .toMatchObject({
+      sessions: expect.arrayContaining([expect.objectContaining({ state: "resolving" })]) as unknown,
+    });
   return {
     idle: endOf(lost(idle)),
     "in a transaction": endOf(lost(inside)),
