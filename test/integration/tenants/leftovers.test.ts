@@ -66,7 +66,7 @@ const EACH = 2;
 const HELD = 5 * EACH;
 
 async function openClients(program: TenantProgram, tenant: string) {
-  const url = String((program.through(tenant) as { connectionString: string }).connectionString);
+  const url = program.through(tenant).connectionString ?? "";
   const child = spawn(process.execPath, ["--input-type=module", "-e", CLIENTS, url, String(EACH)], {
     stdio: ["ignore", "pipe", "inherit"],
   });
@@ -126,6 +126,9 @@ describe.each(POOL_MODES)("in $mode mode", (poolMode) => {
     clients.send("SIGKILL");
     await clients.ended;
     await untilNothing(program);
+    // What nobody waits for any more would use the server beyond the tenant's limit.
+    const running = "SELECT query FROM pg_stat_activity WHERE usename = 'app_user' AND state = 'active'";
+    await expect.poll(() => fixture.asSuperuser(running), { timeout: 10_000, interval: 20 }).toEqual([]);
     expect(await fixture.asSuperuser("SELECT body FROM plain")).toEqual([]);
     const next = await program.connect("globex");
     expect((await next.query("select pg_listening_channels()")).rows).toEqual([]);
