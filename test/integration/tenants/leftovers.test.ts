@@ -24,6 +24,10 @@ afterAll(async () => {
   await fixture[Symbol.asyncDispose]();
 });
 
+const EACH = 2;
+const HELD = 5 * EACH;
+const WAITING = 3;
+
 /** Opens `count` clients in each state, says so, and stays. */
 const CLIENTS = `
   import { Client } from "pg";
@@ -54,7 +58,7 @@ const CLIENTS = `
   }));
   await Promise.all(all);
   // These wait for the pool, where there is one.
-  for (let n = 0; n < 3; n += 1) {
+  for (let n = 0; n < ${WAITING}; n += 1) {
     const client = new Client(url);
     client.on("error", ignore);
     client.connect().catch(ignore);
@@ -62,8 +66,6 @@ const CLIENTS = `
   setTimeout(() => console.log("ready"), 100);
   setInterval(ignore, 1000);
 `;
-const EACH = 2;
-const HELD = 5 * EACH;
 
 async function openClients(program: TenantProgram, tenant: string) {
   const url = program.through(tenant).connectionString ?? "";
@@ -103,7 +105,7 @@ describe.each(POOL_MODES)("in $mode mode", (poolMode) => {
     program = await startTenantProgram(fixture, {
       mode: poolMode,
       settings: {
-        tenant_max_connections: 30,
+        tenant_max_connections: HELD + WAITING,
         tenant_deny: "blocked",
         login_throttle: 0,
         // Who hangs during login is nobody's session yet.
@@ -122,7 +124,9 @@ describe.each(POOL_MODES)("in $mode mode", (poolMode) => {
 
   it("clients that are killed leave no count, no connection and no row, and their place to others", async () => {
     const clients = await openClients(program, "acme");
-    expect(await program.show("/tenants")).toMatchObject({ tenants: [{ tenant: "acme", connections: HELD + 3 }] });
+    expect(await program.show("/tenants")).toMatchObject({
+      tenants: [{ tenant: "acme", connections: HELD + WAITING }],
+    });
     clients.send("SIGKILL");
     await clients.ended;
     await untilNothing(program);
@@ -130,6 +134,8 @@ describe.each(POOL_MODES)("in $mode mode", (poolMode) => {
     const running = "SELECT query FROM pg_stat_activity WHERE usename = 'app_user' AND state = 'active'";
     await expect.poll(() => fixture.asSuperuser(running), { timeout: 10_000, interval: 20 }).toEqual([]);
     expect(await fixture.asSuperuser("SELECT body FROM plain")).toEqual([]);
+    const again = await Promise.all(Array.from({ length: HELD }, () => program.connect("acme")));
+    await Promise.all(again.map((client) => client.end()));
     const next = await program.connect("globex");
     expect((await next.query("select pg_listening_channels()")).rows).toEqual([]);
     expect((await next.query("select current_tenant_id() as tenant")).rows).toEqual([{ tenant: "globex" }]);
