@@ -216,7 +216,7 @@ describe.each(POOL_MODES)("in $mode mode", (poolMode) => {
       await held.end();
       await untilNothing(program);
       expect(openSockets(pid)).toBeLessThanOrEqual(before.sockets);
-      expect(residentMiB(pid) - before.memory, "MiB gained").toBeLessThan(64);
+      expect(residentMiB(pid) - before.memory, "MiB gained").toBeLessThan(96);
     },
   );
 });
