@@ -14,7 +14,7 @@ import { startTenantFixture, type TenantFixture } from "../../support/tenant-fix
 import { startTenantProgram, type TenantProgram } from "../../support/tenant-program.ts";
 
 /** Of each of five kinds. */
-const REJECTIONS = process.env["PGVPD_TEST_LONG"] === "1" ? 2_000 : 40;
+const REJECTIONS = process.env["PGVPD_TEST_LONG"] === "1" ? 2_000 : 20;
 
 let fixture: TenantFixture;
 beforeAll(async () => {

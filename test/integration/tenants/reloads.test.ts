@@ -5,7 +5,7 @@ import { POOL_MODES } from "../../support/pool-modes.ts";
 import { errorOf, startTenantFixture, type TenantFixture } from "../../support/tenant-fixture.ts";
 import { startTenantProgram, type TenantProgram } from "../../support/tenant-program.ts";
 
-const RELOADS = process.env["PGVPD_TEST_LONG"] === "1" ? 100 : 40;
+const RELOADS = process.env["PGVPD_TEST_LONG"] === "1" ? 100 : 25;
 const CLIENTS = 16;
 
 let fixture: TenantFixture;

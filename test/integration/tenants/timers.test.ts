@@ -109,9 +109,9 @@ describe.each(POOL_MODES)("in $mode mode", ({ mode, settings, password }) => {
       const login = { user: "app_user.acme", password, parameters: { database: "postgres" } };
       return RawClient.logIn({ host: "127.0.0.1", port }, login);
     };
-    // Each does something ten times, and rests in between for less than any limit, but longer in all.
-    const tenTimes = async (step: (n: number) => unknown): Promise<void> => {
-      for (let n = 0; n < 10; n += 1) {
+    // Each does something seven times, and rests in between for less than any limit, but longer in all.
+    const sevenTimes = async (step: (n: number) => unknown): Promise<void> => {
+      for (let n = 0; n < 7; n += 1) {
         await step(n);
         await pause(150);
       }
@@ -120,13 +120,13 @@ describe.each(POOL_MODES)("in $mode mode", ({ mode, settings, password }) => {
       const { client } = await connect(port);
       await client.query("begin");
       await client.query("declare c cursor for select generate_series(1, 10) as n");
-      await tenTimes(async (n) => expect((await client.query("fetch 1 from c")).rows).toEqual([{ n: n + 1 }]));
+      await sevenTimes(async (n) => expect((await client.query("fetch 1 from c")).rows).toEqual([{ n: n + 1 }]));
       await client.query("commit");
       await client.end();
     };
     const pipeline = async (): Promise<void> => {
       using client = await raw();
-      await tenTimes(async () => {
+      await sevenTimes(async () => {
         const step = [frontend.parse("select pg_sleep(0.02)"), frontend.bind(), frontend.execute(), frontend.sync];
         client.send(...step, ...step, ...step);
         for (let n = 0; n < 3; n += 1) await client.readUntil("Z");
@@ -136,7 +136,7 @@ describe.each(POOL_MODES)("in $mode mode", ({ mode, settings, password }) => {
       using client = await raw();
       client.send(frontend.query("copy plain from stdin"));
       await client.readUntil("G");
-      await tenTimes((n) => client.send(frontend.copyData(`${n}\tcopied\n`)));
+      await sevenTimes((n) => client.send(frontend.copyData(`${n}\tcopied\n`)));
       client.send(frontend.copyDone);
       await client.readUntil("C");
       await client.readUntil("Z");
@@ -144,7 +144,7 @@ describe.each(POOL_MODES)("in $mode mode", ({ mode, settings, password }) => {
     };
     const copyOut = async (): Promise<void> => {
       using client = await raw();
-      await tenTimes(async () => {
+      await sevenTimes(async () => {
         client.send(frontend.query("copy (select repeat('x', 1000) from generate_series(1, 1000)) to stdout"));
         await client.readUntil("Z");
       });
@@ -154,15 +154,15 @@ describe.each(POOL_MODES)("in $mode mode", ({ mode, settings, password }) => {
       let heard = 0;
       client.on("notification", () => (heard += 1));
       await client.query("listen news");
-      await tenTimes(() => fixture.asSuperuser("notify news"));
-      await expect.poll(() => heard).toBe(10);
+      await sevenTimes(() => fixture.asSuperuser("notify news"));
+      await expect.poll(() => heard).toBe(7);
       await client.end();
     };
     // No byte comes or goes for far longer than any limit that is for those who do something.
     const listenInVain = async (): Promise<void> => {
       const { client } = await open({ idle_transaction_timeout: 0.2, query_timeout: 0.2, transaction_timeout: 0.2 });
       await client.query("listen silence");
-      await pause(1_500);
+      await pause(1_000);
       await client.query("select 1");
       await client.end();
     };
