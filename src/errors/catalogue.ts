@@ -276,6 +276,12 @@ export const catalogue = {
     "no pooled connection became free within {seconds} s: all {size} are in use",
     "Raise pool_size or pool_checkout_timeout, or close connections that are not used.",
   ),
+  tenant_pool_timeout: fatal(
+    "53300",
+    "tenant",
+    'no pooled connection became free within {seconds} s: tenant "{tenant}" holds all it may, tenant_pool_size is {limit}',
+    "Close connections that are not used, keep transactions short, or ask the operator for a higher tenant_pool_size.",
+  ),
   pool_paused: fatal(
     "57P03",
     "proxy",

@@ -70,6 +70,8 @@ export class PooledForwarding implements Holder, Applicant {
   #restoring: AbortController | undefined;
   /** A message of either side is lost in part: nothing that is read or sent there means what it says. */
   #isCutApart = false;
+  /** The session is ended from outside. */
+  #mustStop = false;
   #resolve!: (error: ProxyError | undefined) => void;
   #error: ProxyError | undefined;
   #isClosing = false;
@@ -178,9 +180,14 @@ export class PooledForwarding implements Holder, Applicant {
     if (!this.#isClosing) this.client.resume();
   }
 
-  /** Ends the session with `error`: the client hears of it where a message of ours may stand. */
+  /** Ends the session with `error`, and all that it does: the client hears of it where a message of ours may stand. */
   terminate(error: ProxyError): void {
     if (this.#isClosing) return;
+    this.#mustStop = true;
+    this.#end(error);
+  }
+
+  #end(error: ProxyError): void {
     this.#error = error;
     this.#leave(this.#fromServer.left === 0 ? encodeErrorResponse(error) : undefined);
   }
@@ -224,7 +231,7 @@ export class PooledForwarding implements Holder, Applicant {
     if (this.#isClosing) return;
     // A server that ends a session has said why; what it said is the last word.
     if (this.#fromServer.saidFatal) this.#leave(undefined);
-    else this.terminate(new ProxyError("upstream_lost"));
+    else this.#end(new ProxyError("upstream_lost"));
   }
 
   // A session comes.
@@ -361,7 +368,7 @@ export class PooledForwarding implements Holder, Applicant {
   #onFailure(failure: unknown): void {
     if (this.#isClosing) return;
     if (failure instanceof UpstreamRefusal) this.#leave(failure.response.bytes);
-    else this.terminate(failure instanceof ProxyError ? failure : new ProxyError("internal", { cause: failure }));
+    else this.#end(failure instanceof ProxyError ? failure : new ProxyError("internal", { cause: failure }));
   }
 
   readonly #onClientGone = (): void => {
@@ -402,8 +409,9 @@ export class PooledForwarding implements Holder, Applicant {
       return;
     }
     this.#conversation.session = undefined;
-    // Half a message of the client's may have reached the server.
-    if (this.#isCutApart || this.#fromClient.isInsideMessage) pool.destroy(session);
+    // What the server has of a pipeline would go on, whatever is cancelled of it; and half a message may have reached it.
+    const mustDie = (this.#mustStop && !isAtRest) || this.#fromClient.isInsideMessage;
+    if (this.#isCutApart || mustDie) pool.destroy(session);
     else pool.reclaim(session, this.#fromServer.left, this.#fromServer.tail);
   }
 }

@@ -110,7 +110,7 @@ export class Pool {
 
   /**
    * Asks for a session with the borrower's context and settings in force. The applicant hears of it once,
-   * unless the request is cancelled: with ProxyError pool_timeout (53300) or pool_paused (57P03) after `pool_checkout_timeout`, context_failed,
+   * unless the request is cancelled: with ProxyError pool_timeout, tenant_pool_timeout (53300) or pool_paused (57P03) after `pool_checkout_timeout`, context_failed,
    * unsafe_role, upstream_*; with UpstreamRefusal where a setting of the client's fails.
    */
   request(borrower: Borrower, holder: object, applicant: Applicant): Request {
@@ -554,7 +554,7 @@ export class Pool {
   }
 
   #sweepWaiting(bucket: Bucket, now: number): void {
-    const { poolCheckoutTimeoutMs, queryWaitNotifyMs, reservePoolTimeoutMs, poolSize: size } = this.#services.config;
+    const { poolCheckoutTimeoutMs, queryWaitNotifyMs, reservePoolTimeoutMs } = this.#services.config;
     bucket.usesReserve = false;
     const late: Waiter[] = [];
     for (const waiter of bucket.waiting) {
@@ -568,11 +568,19 @@ export class Pool {
     for (const waiter of late) {
       bucket.waiting.remove(waiter.borrower.identity.tenant, waiter);
       this.counts.timeouts += 1;
-      const seconds = poolCheckoutTimeoutMs / 1000;
-      const code = this.#isPaused ? "pool_paused" : "pool_timeout";
-      waiter.applicant.onRefused(new ProxyError(code, { params: { size, seconds } }));
+      waiter.applicant.onRefused(this.#whyLate(bucket, waiter));
     }
     if (bucket.usesReserve) this.#serve(bucket);
+  }
+
+  #whyLate(bucket: Bucket, { borrower }: Waiter): ProxyError {
+    const { poolCheckoutTimeoutMs, poolSize: size } = this.#services.config;
+    const { tenant } = borrower.identity;
+    const seconds = poolCheckoutTimeoutMs / 1000;
+    if (this.#isPaused) return new ProxyError("pool_paused", { params: { seconds } });
+    if (this.#mayHold(bucket, tenant)) return new ProxyError("pool_timeout", { params: { size, seconds } });
+    const limit = this.#services.poolSizeOf(tenant) as number;
+    return new ProxyError("tenant_pool_timeout", { params: { tenant, limit, seconds } });
   }
 }
 

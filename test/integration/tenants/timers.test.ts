@@ -1,9 +1,12 @@
 /** Timers and the kill switch on a real server, with every way that a tenant's session can have its upstream. */
+import { setTimeout as pause } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Client } from "pg";
 import type { SettingValues } from "../../../src/index.ts";
-import { POOL_PASSWORD } from "../../support/pooled-proxy.ts";
-import { errorOf, PASSWORD, startTenantFixture, type TenantFixture } from "../../support/tenant-fixture.ts";
+import { client as frontend } from "../../support/bytes.ts";
+import { POOL_MODES } from "../../support/pool-modes.ts";
+import { RawClient } from "../../support/raw-client.ts";
+import { errorOf, startTenantFixture, type TenantFixture } from "../../support/tenant-fixture.ts";
 
 let fixture: TenantFixture;
 beforeAll(async () => {
@@ -13,16 +16,7 @@ afterAll(async () => {
   await fixture[Symbol.asyncDispose]();
 });
 
-const pool = { pool_password: POOL_PASSWORD, upstream_password: PASSWORD };
-const modes: readonly (readonly [string, SettingValues])[] = [
-  ["passthrough", {}],
-  ["session", { pool_mode: "session", ...pool }],
-  ["transaction", { pool_mode: "transaction", ...pool }],
-];
-
-describe.each(modes)("in %s mode", (mode, settings) => {
-  const password = mode === "passthrough" ? PASSWORD : POOL_PASSWORD;
-
+describe.each(POOL_MODES)("in $mode mode", ({ mode, settings, password }) => {
   /** A proxy with these settings, a client of it, and how that client's connection ended. */
   async function open(more: SettingValues) {
     const { proxy, port } = await fixture.proxyWith({ ...settings, ...more });
@@ -107,4 +101,132 @@ describe.each(modes)("in %s mode", (mode, settings) => {
     await again.client.query("select 1");
     await Promise.all([other.client.end(), again.client.end()]);
   });
+
+  it("no timer ends what is in use: a cursor, a pipeline, a COPY in either direction, a LISTEN that hears", async () => {
+    const limits = { idle_transaction_timeout: 0.6, tenant_query_timeout: 0.6, query_timeout: 0.6 };
+    const { port } = await fixture.proxyWith({ ...settings, ...limits, pool_size: 8 });
+    const raw = (): Promise<RawClient> => {
+      const login = { user: "app_user.acme", password, parameters: { database: "postgres" } };
+      return RawClient.logIn({ host: "127.0.0.1", port }, login);
+    };
+    // Each does something seven times, and rests in between for less than any limit, but longer in all.
+    const sevenTimes = async (step: (n: number) => unknown): Promise<void> => {
+      for (let n = 0; n < 7; n += 1) {
+        await step(n);
+        await pause(150);
+      }
+    };
+    const cursor = async (): Promise<void> => {
+      const { client } = await connect(port);
+      await client.query("begin");
+      await client.query("declare c cursor for select generate_series(1, 10) as n");
+      await sevenTimes(async (n) => expect((await client.query("fetch 1 from c")).rows).toEqual([{ n: n + 1 }]));
+      await client.query("commit");
+      await client.end();
+    };
+    const pipeline = async (): Promise<void> => {
+      using client = await raw();
+      await sevenTimes(async () => {
+        const step = [frontend.parse("select pg_sleep(0.02)"), frontend.bind(), frontend.execute(), frontend.sync];
+        client.send(...step, ...step, ...step);
+        for (let n = 0; n < 3; n += 1) await client.readUntil("Z");
+      });
+    };
+    const copyIn = async (): Promise<void> => {
+      using client = await raw();
+      client.send(frontend.query("copy plain from stdin"));
+      await client.readUntil("G");
+      await sevenTimes((n) => client.send(frontend.copyData(`${n}\tcopied\n`)));
+      client.send(frontend.copyDone);
+      await client.readUntil("C");
+      await client.readUntil("Z");
+      await client.query("delete from plain");
+    };
+    const copyOut = async (): Promise<void> => {
+      using client = await raw();
+      await sevenTimes(async () => {
+        client.send(frontend.query("copy (select repeat('x', 1000) from generate_series(1, 1000)) to stdout"));
+        await client.readUntil("Z");
+      });
+    };
+    const listen = async (): Promise<void> => {
+      const { client } = await connect(port);
+      let heard = 0;
+      client.on("notification", () => (heard += 1));
+      await client.query("listen news");
+      await sevenTimes(() => fixture.asSuperuser("notify news"));
+      await expect.poll(() => heard).toBe(7);
+      await client.end();
+    };
+    // No byte comes or goes for far longer than any limit that is for those who do something.
+    const listenInVain = async (): Promise<void> => {
+      const { client } = await open({ idle_transaction_timeout: 0.2, query_timeout: 0.2, transaction_timeout: 0.2 });
+      await client.query("listen silence");
+      await pause(1_000);
+      await client.query("select 1");
+      await client.end();
+    };
+    await Promise.all([cursor(), pipeline(), copyIn(), copyOut(), listen(), listenInVain()]);
+  });
+
+  it("idle_transaction_timeout ends a COPY whose client has stopped, and nothing of it stays", async () => {
+    const { port } = await fixture.proxyWith({ ...settings, idle_transaction_timeout: 0.4 });
+    const login = { user: "app_user.acme", password, parameters: { database: "postgres" } };
+    using client = await RawClient.logIn({ host: "127.0.0.1", port }, login);
+    client.send(frontend.query("copy plain from stdin"));
+    await client.readUntil("G");
+    client.send(frontend.copyData("1\tnever committed\n"));
+    await client.untilClosed();
+    expect(client.error).toMatchObject({
+      C: "25P03",
+      M: "terminating connection due to idle-in-transaction timeout",
+      H: "idle_transaction_timeout is 0.4 s: commit or roll back sooner.",
+    });
+    const writing =
+      "select 1 from pg_stat_activity where usename = 'app_user' and query like 'copy plain%' and state = 'active'";
+    await expect.poll(() => fixture.asSuperuser(writing)).toEqual([]);
+    expect(await fixture.asSuperuser("select body from plain")).toEqual([]);
+  });
+
+  it.skipIf(mode === "passthrough").each([
+    ["query_timeout", "57014", "select pg_sleep(60), 'of the first'"],
+    ["idle_transaction_timeout", "25P03", "begin"],
+    ["transaction_timeout", "25P04", "begin"],
+    ["tenant_query_timeout", "57P05", "select pg_sleep(60), 'of the first'"],
+  ])(
+    "after %s the one connection of the pool serves the next tenant, and holds nothing of the first",
+    async (setting, code, last) => {
+      const { client, ended, port } = await open({ [setting]: 0.4, pool_size: 1 });
+      const before = [
+        "create temporary table notes (tenant_id text, body text)",
+        "insert into notes values ('acme', 'of the first')",
+        "set work_mem = '7MB'",
+        "prepare mine as select 'of the first'",
+        "listen news",
+        "select pg_advisory_lock(8)",
+        "declare mine cursor with hold for select 'of the first'",
+      ];
+      for (const sql of before) await client.query(sql);
+      const failed = client.query(last).then(
+        () => undefined,
+        (error: Error & { code?: string }) => error.code,
+      );
+      expect([await failed, await ended]).toContain(code);
+      const next = await connect(port, "globex");
+      const found = await next.client.query(
+        `select current_tenant_id() as tenant, current_setting('work_mem') as work_mem,
+              (select count(*)::int from notes) as notes,
+              (select count(*)::int from pg_prepared_statements where name = 'mine') as prepared,
+              (select count(*)::int from pg_cursors where name = 'mine') as cursors,
+              (select count(*)::int from pg_listening_channels()) as channels,
+              (select count(*)::int from pg_locks where locktype = 'advisory') as locks`,
+      );
+      const none = { prepared: 0, cursors: 0, channels: 0, locks: 0 };
+      expect(found.rows).toEqual([{ tenant: "globex", work_mem: "4MB", notes: 3, ...none }]);
+      await next.client.end();
+      const running =
+        "select 1 from pg_stat_activity where strpos(query, 'of the first') > 0 and state = 'active' and pid <> pg_backend_pid()";
+      expect(await fixture.asSuperuser(running)).toEqual([]);
+    },
+  );
 });
