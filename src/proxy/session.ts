@@ -305,21 +305,24 @@ export class Session implements Admitted {
     transition(this, "forwarding");
     this.#socket = forwarding.client;
     this.#forwarding = forwarding;
-    this.#terminate = (error) => forwarding.terminate(error);
-    this.#startTimers(forwarding, subject);
+    this.#terminate = (error) => {
+      // A statement that runs would go on, and be committed, long after the client was told that it has ended.
+      if (this.#state !== "closing" && forwarding.activity.state === "busy") void this.#cancelQuery(subject);
+      forwarding.terminate(error);
+    };
+    this.#startTimers(forwarding);
   }
 
   /** Those of its tenant; who is in superuser_bypass has none. */
-  #startTimers(forwarding: Forwarding | PooledForwarding, subject: CancelSubject | undefined): void {
+  #startTimers(forwarding: Forwarding | PooledForwarding): void {
     if (this.#admission === undefined) return;
     const session: TimedSession = {
       get activity() {
         return forwarding.activity;
       },
-      expire: (error, isBusy) => {
+      expire: (error) => {
         if (error.code === "silence_timeout") this.#proxy.metrics.tenantTimeouts.inc();
-        if (isBusy) void this.#cancelQuery(subject);
-        forwarding.terminate(error);
+        this.terminate(error);
       },
     };
     this.#timers = new SessionTimers(session, this.#proxy);

@@ -16,8 +16,7 @@ const LOOKS = 8;
 
 export interface TimedSession {
   readonly activity: Activity;
-  /** @param isBusy the server works for the client. */
-  expire(error: ProxyError, isBusy: boolean): void;
+  expire(error: ProxyError): void;
 }
 
 export class SessionTimers implements Disposable {
@@ -66,13 +65,13 @@ export class SessionTimers implements Disposable {
     this.#last = activity;
     const { state } = activity;
     const { silenceMs, queryMs, transactionMs, heldMs, idleMs } = this.#timeouts as TenantTimeouts;
-    if (state === "busy") this.#check("query_timeout", queryMs, now - this.#querySince, state);
-    if (state === "held") this.#check("idle_transaction", heldMs, now - this.#heldSince, state);
+    if (state === "busy") this.#check("query_timeout", queryMs, now - this.#querySince);
+    if (state === "held") this.#check("idle_transaction", heldMs, now - this.#heldSince);
     if (state === "busy" || state === "held") {
-      this.#check("transaction_timeout", transactionMs, now - this.#transactionSince, state);
+      this.#check("transaction_timeout", transactionMs, now - this.#transactionSince);
     }
-    if (state === "idle") this.#check("client_idle", idleMs, now - this.#idleSince, state);
-    this.#check("silence_timeout", silenceMs, now - this.#silentSince, state);
+    if (state === "idle") this.#check("client_idle", idleMs, now - this.#idleSince);
+    this.#check("silence_timeout", silenceMs, now - this.#silentSince);
   }
 
   #follow(activity: Activity, now: number): void {
@@ -91,9 +90,9 @@ export class SessionTimers implements Disposable {
     if (state !== "waiting") this.#isInside = state !== "idle";
   }
 
-  #check(code: ErrorCode, limitMs: number | undefined, passedMs: number, state: Activity["state"]): void {
+  #check(code: ErrorCode, limitMs: number | undefined, passedMs: number): void {
     if (limitMs === undefined || passedMs < limitMs || this.#watch === undefined) return;
     this[Symbol.dispose]();
-    this.#session.expire(new ProxyError(code, { params: { seconds: limitMs / 1_000 } }), state === "busy");
+    this.#session.expire(new ProxyError(code, { params: { seconds: limitMs / 1_000 } }));
   }
 }

@@ -107,4 +107,18 @@ describe.each(modes)("in %s mode", (mode, settings) => {
     await again.client.query("select 1");
     await Promise.all([other.client.end(), again.client.end()]);
   });
+
+  it("what a denied tenant was doing ends with its session: nothing of it is committed later", async () => {
+    const { client, proxy } = await open({});
+    const failed = errorOf(
+      client.query(`insert into notes (tenant_id, body) select 'acme', 'late ${mode}' from pg_sleep(3)`),
+    );
+    const running = `select 1 from pg_stat_activity where query like '%late ${mode}%' and usename = 'app_user' and state = 'active'`;
+    const isRunning = async (): Promise<boolean> => (await fixture.asSuperuser(running)).length > 0;
+    await expect.poll(isRunning).toBe(true);
+    proxy.denyTenant("acme", "moved");
+    expect((await failed).code).toBe("57P01");
+    await expect.poll(isRunning, { timeout: 20_000 }).toBe(false);
+    expect(await fixture.asSuperuser(`select 1 from notes where body = 'late ${mode}'`)).toEqual([]);
+  });
 });

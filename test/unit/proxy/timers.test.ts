@@ -18,10 +18,10 @@ type Change = Partial<Activity>;
 
 function open(timeouts: Partial<TenantTimeouts>) {
   const clock = new FakeClock();
-  const expired: [string, boolean][] = [];
+  const expired: string[] = [];
   const session = {
     activity: { state: "idle", clientReads: 0, upstreamReads: 0, answers: 0, transactions: 0 } as Activity,
-    expire: (error: { code: string }, isBusy: boolean) => void expired.push([error.code, isBusy]),
+    expire: ({ code }: { code: string }) => void expired.push(code),
   };
   const timers = new SessionTimers(session, { clock, wheel: new TimerWheel(clock) });
   timers.use({ ...NONE, ...timeouts });
@@ -32,20 +32,12 @@ function open(timeouts: Partial<TenantTimeouts>) {
 const LIMIT = 4_000;
 const LATEST = LIMIT + 1_000;
 
-const cases: readonly (readonly [
-  string,
-  Partial<TenantTimeouts>,
-  Change,
-  boolean,
-  readonly Change[],
-  readonly Change[],
-])[] = [
-  // code, timeouts, the state that it is for, whether the server works, what begins it anew, what does not
+const cases: readonly (readonly [string, Partial<TenantTimeouts>, Change, readonly Change[], readonly Change[]])[] = [
+  // code, timeouts, the state that it is for, what begins it anew, what does not
   [
     "query_timeout",
     { queryMs: LIMIT },
     { state: "busy" },
-    true,
     [{ answers: 7 }, { state: "idle" }],
     [{ clientReads: 7 }, { upstreamReads: 7 }, { transactions: 7 }],
   ],
@@ -53,16 +45,14 @@ const cases: readonly (readonly [
     "idle_transaction",
     { heldMs: LIMIT },
     { state: "held" },
-    false,
     [{ clientReads: 7 }, { state: "idle" }],
     [{ upstreamReads: 7 }],
   ],
-  ["client_idle", { idleMs: LIMIT }, { state: "idle" }, false, [{ clientReads: 7 }], [{ upstreamReads: 7 }]],
+  ["client_idle", { idleMs: LIMIT }, { state: "idle" }, [{ clientReads: 7 }], [{ upstreamReads: 7 }]],
   [
     "transaction_timeout",
     { transactionMs: LIMIT },
     { state: "held" },
-    false,
     [{ transactions: 7 }, { state: "idle" }],
     [{ answers: 7, clientReads: 7, upstreamReads: 7 }, { state: "waiting" }],
   ],
@@ -70,20 +60,19 @@ const cases: readonly (readonly [
     "silence_timeout",
     { silenceMs: LIMIT },
     { state: "busy" },
-    true,
     [{ clientReads: 7 }, { upstreamReads: 7 }],
     [{ state: "held" }],
   ],
 ];
 
-describe.each(cases)("%s", (code, timeouts, state, isBusy, anew, asBefore) => {
+describe.each(cases)("%s", (code, timeouts, state, anew, asBefore) => {
   it("ends the session at its time, and once", () => {
     const { clock, expired, become } = open(timeouts);
     become(state);
     clock.advance(LIMIT - 1);
     expect(expired).toEqual([]);
     clock.advance(LATEST - LIMIT + 1);
-    expect(expired).toEqual([[code, isBusy]]);
+    expect(expired).toEqual([code]);
     clock.advance(100 * LIMIT);
     expect(expired.length).toBe(1);
     expect(clock.openTimers).toEqual([]);
