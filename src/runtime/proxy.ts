@@ -185,7 +185,7 @@ export class ProxyServer {
       metrics: this.metrics,
       directRead,
     };
-    const servers = new TenantServers(services, this.#options.resolvers ?? [], pools);
+    const servers = new TenantServers(services, pools);
     this.#servers = servers;
     this.metrics.openSessionBytes = () => totalOf([...this.#sessions.keys()].map(({ bytes }) => bytes));
     try {
@@ -322,13 +322,13 @@ export class ProxyServer {
       this.#credentials,
       this.#seal,
       this.#resolvers,
-      this.#servers,
       this.#admin,
       // The last one: it opens a file, which nobody would close.
       this.#audit,
     ];
     const reloads = parts.map((part) => part?.prepareReload());
     for (const take of reloads) take?.();
+    this.#servers?.takeReload();
     reloaded.takeSecrets();
     this.#shown = reloaded;
     this.#places.use(config);
