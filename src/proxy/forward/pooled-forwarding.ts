@@ -23,6 +23,7 @@ import type { CancelSubject, HeldTarget } from "../upstream/cancel-keys.ts";
 import type { Activity } from "./activity.ts";
 import { asked, ExpectedAnswers, type About, type Asked } from "./expected-answers.ts";
 import type { ForwardEvents } from "./forward.ts";
+import { Turns } from "./turns.ts";
 
 const LAST_WORD_MS = 2_000;
 const HEADER_BYTES = 5;
@@ -64,8 +65,31 @@ const READ_FROM_SERVER = tableOf([
 /** Of these the body too. */
 const BODY_FROM_SERVER = tableOf([backend.errorResponse, backend.parameterStatus, backend.readyForQuery]);
 
+/** The answers to an Execute. */
+const ENDS_EXECUTE = tableOf([
+  backend.commandComplete,
+  backend.emptyQueryResponse,
+  backend.errorResponse,
+  backend.portalSuspended,
+]);
+
 const BODY_FROM_CLIENT = tableOf([frontend.bind, frontend.close, frontend.describe, frontend.parse, frontend.query]);
 const KNOWN_FROM_CLIENT = tableOf(Object.values(frontend).filter((type) => type !== frontend.password));
+
+/** What a message looks like that was asked with. */
+const SENT_AS: Readonly<Record<Asked, number>> = {
+  [asked.parse]: frontend.parse,
+  [asked.ourParse]: frontend.parse,
+  [asked.skippedParse]: frontend.parse,
+  [asked.bind]: frontend.bind,
+  [asked.close]: frontend.close,
+  [asked.ourClose]: frontend.close,
+  [asked.describe]: frontend.describe,
+  [asked.execute]: frontend.execute,
+  [asked.sync]: frontend.sync,
+  [asked.query]: frontend.query,
+  [asked.call]: frontend.functionCall,
+};
 
 /** No more of the client's messages may be taken now. */
 const STALLED = -1;
@@ -141,7 +165,7 @@ export class PooledForwarding implements Holder, Applicant {
   #isInCopy = false;
   /** Extended messages have been sent since the last Sync. */
   #isUnsynced = false;
-  /** And a Flush behind some of them. */
+  /** And a Flush behind the last of them. */
   #isFlushed = false;
   /** A message of either side is lost in part: nothing that is read or sent there means what it says. */
   #isCutApart = false;
@@ -150,6 +174,10 @@ export class PooledForwarding implements Holder, Applicant {
   #pinReason: PinReason | undefined;
   /** Answers cannot be told apart any more: nothing of ours is put between the client's messages. */
   #isBlind = false;
+  /** Whose turn it is then, as far as that can be told. */
+  #turns: Turns | undefined;
+  /** The client has ended a COPY before the server has asked for its data. */
+  #hasEndedEarly = false;
   #isTainted = false;
   #resetsUnsynced = false;
   #mustRestore = false;
@@ -157,9 +185,9 @@ export class PooledForwarding implements Holder, Applicant {
   #settings: { readonly name: string; readonly value: string | undefined }[] = [];
   #clientReads = 0;
   #upstreamReads = 0;
-  #readies = 0;
+  /** How often a request was answered, or an Execute without a Sync. */
+  #answered = 0;
   #transactions = 0;
-  #clientReadsAtReady = 0;
   #fromUpstream = 0;
 
   /** @param first the session that the client has logged in with. */
@@ -259,8 +287,7 @@ export class PooledForwarding implements Holder, Applicant {
       state: this.#activityState,
       clientReads: this.#clientReads,
       upstreamReads: this.#upstreamReads,
-      // Before a Sync each answer is one on its own.
-      answers: this.#readies + (this.#isUnsynced ? this.#upstreamReads : 0),
+      answers: this.#answered + (this.#turns?.activity.answers ?? 0),
       transactions: this.#transactions,
     };
   }
@@ -268,17 +295,14 @@ export class PooledForwarding implements Holder, Applicant {
   get #activityState(): Activity["state"] {
     if (this.#session === undefined) return this.#isStalled || this.#request !== undefined ? "waiting" : "idle";
     if (this.#restoring !== undefined) return "waiting";
+    if (this.#turns !== undefined) return this.#turns.activity.state;
     if (this.#isInCopy) return "held";
-    if (this.#owesAnswer) return "busy";
+    if (this.#answers.outstandingReady > 0) return "busy";
+    // What is done stays with the server until somebody asks for it.
+    if (this.#isUnsynced && this.#answers.size > 0) return this.#isFlushed ? "busy" : "unclear";
     if (this.#mustRestore && !this.#isUnsynced) return "waiting";
     const isInside = this.#status !== IDLE || this.#isUnsynced || this.#answers.isSkipping || this.#clientLeft > 0;
     return isInside ? "held" : "idle";
-  }
-
-  /** Without a Sync or a Flush behind them, the server answers extended messages late or not at all: it waits for the client. */
-  get #owesAnswer(): boolean {
-    if (this.#isBlind) return this.#clientReads !== this.#clientReadsAtReady;
-    return this.#isFlushed ? this.#answers.size > 0 : this.#answers.outstandingReady > 0;
   }
 
   // From the client.
@@ -414,7 +438,11 @@ export class PooledForwarding implements Holder, Applicant {
       return at;
     }
     if (type === frontend.copyData || type === frontend.copyDone || type === frontend.copyFail) {
-      if (type !== frontend.copyData) this.#isInCopy = false;
+      if (type !== frontend.copyData) {
+        this.#hasEndedEarly ||= !this.#isInCopy && this.#answers.size > 0;
+        this.#isInCopy = false;
+        this.#follow(type);
+      }
       if (this.#session !== undefined) return at;
       this.#replace();
       return end;
@@ -423,6 +451,7 @@ export class PooledForwarding implements Holder, Applicant {
     if (this.#mustWait()) return STALLED;
     const session = this.#session as PooledSession;
     if (this.#isInCopy) this.#becomeBlind();
+    this.#follow(type);
     const isWhole = available === end;
     switch (type) {
       case frontend.query:
@@ -469,7 +498,14 @@ export class PooledForwarding implements Holder, Applicant {
   }
 
   #push(kind: Asked, about?: About): void {
+    if (kind < asked.sync) this.#isFlushed = false;
     if (!this.#isBlind) this.#answers.push(kind, about);
+  }
+
+  /** What is counted no more is followed all the same, for the timers. */
+  #follow(type: number): void {
+    const turns = this.#turns?.fromClient;
+    if (turns?.types[type] === 1) turns.onMessage(type, -1);
   }
 
   /** Whether the next message has to wait for an answer to what was sent before. */
@@ -780,6 +816,11 @@ export class PooledForwarding implements Holder, Applicant {
     this.#isBlind = true;
     this.#isTainted = true;
     this.#pin("copy");
+    const turns = new Turns(() => ({ client: this.#clientReads, upstream: this.#upstreamReads }), this.#status);
+    for (const kind of this.#answers.pending) turns.fromClient.onMessage(SENT_AS[kind], -1);
+    if (this.#hasEndedEarly) turns.fromClient.onMessage(frontend.copyDone, -1);
+    turns.fromUpstream.onMessage(backend.copyInResponse, -1);
+    this.#turns = turns;
   }
 
   #restoreLater(): void {
@@ -852,6 +893,10 @@ export class PooledForwarding implements Holder, Applicant {
 
   /** @returns whether the client sees it. */
   #readAnswer(type: number, bytes: Buffer, at: number, end: number): boolean {
+    const turns = this.#turns?.fromUpstream;
+    if (turns?.types[type] === 1) turns.onMessage(type, bytes[at + HEADER_BYTES] ?? -1);
+    const isWithoutReady = !this.#isBlind && this.#answers.outstandingReady === 0;
+    if (isWithoutReady && ENDS_EXECUTE[type] === 1) this.#answered += 1;
     switch (type) {
       case backend.parameterStatus:
         this.#learn(bytes, at, end);
@@ -877,9 +922,9 @@ export class PooledForwarding implements Holder, Applicant {
         this.#isInCopy = false; // what a client sends of a COPY may have come before the server asked for it
         this.#status = bytes[at + HEADER_BYTES] as number;
         this.#hasNewReady = true;
-        this.#readies += 1;
+        this.#answered += 1;
+        if (this.#answers.size <= 1) this.#hasEndedEarly = false;
         if (this.#status === IDLE) this.#transactions += 1;
-        this.#clientReadsAtReady = this.#clientReads;
         break;
       default:
     }
