@@ -237,7 +237,8 @@ export class ProxyServer {
       hasPools: this.#config.poolMode !== "none",
       pools: this.#pools,
       resolvers: () => this.#resolvers?.list ?? [],
-      explain: (user, database) => explainLogin(user, database, this.#config, this.#log),
+      explain: (user, database) =>
+        explainLogin(user, database, this.#config, this.#log, (tenant) => this.#admissions.termsOf(tenant)),
       deniedTenants: () => this.deniedTenants,
       terminate: (conn) => this.#terminate(conn),
       denyTenant: (pattern, reason) => this.denyTenant(pattern, reason),

@@ -297,6 +297,10 @@ describe("a change", () => {
     expect((await post("/tenants/deny?tenant=ac*&reason=moved")).json()).toEqual({ status: "ok" });
     expect(await gone).toMatchObject({ code: "57P01", message: expect.stringContaining("moved") as string });
     await expect(logIn("acme")).rejects.toMatchObject({ code: "28000" });
+    expect((await get("/explain?user=app_user.acme")).json()).toMatchObject({
+      verdict: "refused",
+      reason: '28000 tenant "acme" may not connect: moved',
+    });
     await other.query("SELECT 1");
     await other.end();
     expect((await get("/tenants")).json()).toMatchObject({ denied: [{ tenant: "ac*", reason: "moved" }] });
