@@ -169,6 +169,8 @@ export class PooledForwarding implements Holder, Applicant {
   #isFlushed = false;
   /** A message of either side is lost in part: nothing that is read or sent there means what it says. */
   #isCutApart = false;
+  /** The session is ended from outside. */
+  #mustStop = false;
 
   // What keeps the session, or has to be done before it goes.
   #pinReason: PinReason | undefined;
@@ -238,9 +240,14 @@ export class PooledForwarding implements Holder, Applicant {
     if (!this.#isClosing) this.client.resume();
   }
 
-  /** Ends the session with `error`: the client hears of it where a message of ours may stand. */
+  /** Ends the session with `error`, and all that it does: the client hears of it where a message of ours may stand. */
   terminate(error: ProxyError): void {
     if (this.#isClosing) return;
+    this.#mustStop = true;
+    this.#end(error);
+  }
+
+  #end(error: ProxyError): void {
     this.#error = error;
     this.#leave(this.#serverLeft === 0 ? encodeErrorResponse(error) : undefined);
   }
@@ -279,7 +286,7 @@ export class PooledForwarding implements Holder, Applicant {
     if (this.#isClosing) return;
     // A server that ends a session has said why; what it said is the last word.
     if (this.#serverSaidFatal) this.#leave(undefined);
-    else this.terminate(new ProxyError("upstream_lost"));
+    else this.#end(new ProxyError("upstream_lost"));
   }
 
   get activity(): Activity {
@@ -1137,7 +1144,7 @@ export class PooledForwarding implements Holder, Applicant {
   readonly #onFailure = (failure: unknown): void => {
     if (this.#isClosing) return;
     if (failure instanceof UpstreamRefusal) this.#leave(failure.response.bytes);
-    else this.terminate(failure instanceof ProxyError ? failure : new ProxyError("internal", { cause: failure }));
+    else this.#end(failure instanceof ProxyError ? failure : new ProxyError("internal", { cause: failure }));
   };
 
   readonly #onClientGone = (): void => {
@@ -1174,8 +1181,8 @@ export class PooledForwarding implements Holder, Applicant {
     this.#session = undefined;
     const { pool } = this.#services;
     const isAtRest = this.#answers.size === 0 && !this.#isBlind && this.#restoring === undefined;
-    if (this.#isCutApart) {
-      pool.destroy(session);
+    if (this.#isCutApart || (this.#mustStop && !isAtRest)) {
+      pool.destroy(session); // what the server has of a pipeline would go on, whatever is cancelled of it
     } else if (isAtRest && session.isOpen && this.#isReleasable()) {
       pool.release(session, this.#borrower, this.#isTainted);
     } else if (this.#clientLeft > 0) {

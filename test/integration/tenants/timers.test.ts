@@ -113,15 +113,18 @@ describe.each(modes)("in %s mode", (mode, settings) => {
   });
 
   it("what a denied tenant was doing ends with its session: nothing of it is committed later", async () => {
-    const { client, proxy } = await open({});
-    const failed = errorOf(
-      client.query(`insert into notes (tenant_id, body) select 'acme', 'late ${mode}' from pg_sleep(3)`),
-    );
+    const { proxy, port } = await fixture.proxyWith(settings);
+    const login = { user: "app_user.acme", password, parameters: { database: "postgres" } };
+    using client = await RawClient.logIn({ host: "127.0.0.1", port }, login);
+    const insert = (seconds: number): Buffer =>
+      query(`insert into notes (tenant_id, body) select 'acme', 'late ${mode}' from pg_sleep(${seconds})`);
+    client.send(insert(3), ...Array.from({ length: 20 }, () => insert(0.01)));
     const running = `select 1 from pg_stat_activity where query like '%late ${mode}%' and usename = 'app_user' and state = 'active'`;
     const isRunning = async (): Promise<boolean> => (await fixture.asSuperuser(running)).length > 0;
     await expect.poll(isRunning).toBe(true);
     proxy.denyTenant("acme", "moved");
-    expect((await failed).code).toBe("57P01");
+    await client.untilClosed();
+    expect(client.error["C"]).toBe("57P01");
     await expect.poll(isRunning, { timeout: 20_000 }).toBe(false);
     expect(await fixture.asSuperuser(`select 1 from notes where body = 'late ${mode}'`)).toEqual([]);
   });
