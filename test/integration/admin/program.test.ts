@@ -308,7 +308,15 @@ describe("a change", () => {
     expect((await post("/tenants/allow?tenant=acme")).status).toBe(404);
     expect((await post("/tenants/allow?tenant=ac*")).status).toBe(200);
     await (await logIn("acme")).end();
-    for (const wrong of ["", "?tenant=", "?tenant=acme&reason=", "?tenant=acme&reason=a%00b", "?tenant=a&tenant=b"]) {
+    for (const wrong of [
+      "",
+      "?tenant=",
+      "?tenant=acme&reason=",
+      "?tenant=acme&reason=a%00b",
+      "?tenant=acme&reason=%C2%9B2J",
+      "?tenant=acme&reason=%E2%80%AEa",
+      "?tenant=a&tenant=b",
+    ]) {
       expect((await post(`/tenants/deny${wrong}`)).status, wrong).toBe(400);
     }
     await audited({ audit: "change", action: "POST /tenants/deny?tenant=ac*&reason=moved", outcome: "done" });
