@@ -194,7 +194,7 @@ export const denial = {
     tenant: pattern,
     reason: {
       type: "string",
-      pattern: "^[^\\u0000-\\u001f\\u007f]{1,200}$",
+      pattern: "^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028-\\u202e\\u2066-\\u2069]{1,200}$",
       default: "by an operator",
       description: "which the tenant's clients are told",
     },

@@ -2,6 +2,7 @@
  * What the program knows, in the form that the HTTP API answers with: the names of pgvpd 1.0 where it had them.
  */
 import type { Explanation } from "../check/explain-login.ts";
+import { canonicalTenant } from "../config/tenant-name.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { SessionInfo } from "../proxy/session.ts";
 import type { AdminPorts, OperatedPool } from "./ports.ts";
@@ -94,12 +95,13 @@ export async function viewResolvers({ metrics, ...ports }: Pick<AdminPorts, "met
   return { ...(await viewCache(metrics)), resolvers };
 }
 
-/** The oldest first: those are the ones that one looks for. */
+/** The oldest first: those are the ones that one looks for. @param tenant in whatever spelling. */
 export function viewSessions(sessions: Iterable<SessionInfo>, tenant: string | undefined, limit: number) {
   const found: SessionInfo[] = [];
+  const wanted = tenant === undefined ? undefined : canonicalTenant(tenant);
   let total = 0;
   for (const session of sessions) {
-    if (tenant !== undefined && session.tenant !== tenant) continue;
+    if (wanted !== undefined && (session.tenant === undefined || canonicalTenant(session.tenant) !== wanted)) continue;
     total += 1;
     if (found.length < limit) found.push(session);
   }
@@ -121,8 +123,9 @@ export function viewTenants(ports: Pick<AdminPorts, "sessions" | "deniedTenants"
     string,
     { tenant: string; connections: number; bytes_from_client: number; bytes_from_upstream: number }
   >();
-  for (const { tenant, bytes } of ports.sessions()) {
-    if (tenant === undefined) continue;
+  for (const { tenant: spelling, bytes } of ports.sessions()) {
+    if (spelling === undefined) continue;
+    const tenant = canonicalTenant(spelling);
     const sum = tenants.get(tenant) ?? { tenant, connections: 0, bytes_from_client: 0, bytes_from_upstream: 0 };
     sum.connections += 1;
     sum.bytes_from_client += bytes.fromClient;

@@ -25,7 +25,7 @@ import {
   type ResolverAnswer,
 } from "../proxy/context/resolve-context.ts";
 import { ResolverCache } from "../proxy/context/resolver-cache.ts";
-import { identify, withLoginRole } from "../proxy/tenant/identify.ts";
+import { assertDatabaseAllowed, identify, withLoginRole } from "../proxy/tenant/identify.ts";
 import type { ContextValue, Identity, TenantIdentity } from "../proxy/tenant/identity.ts";
 import { awaitReady, Greeting, UpstreamRefusal } from "../proxy/upstream/await-ready.ts";
 import { createDial } from "../proxy/upstream/dial.ts";
@@ -56,12 +56,16 @@ export interface Explanation {
   readonly reason: string | undefined;
 }
 
-/** @throws ResolversError; ConfigError of tenants; the system's error where a file of TLS cannot be read. */
+/**
+ * @param termsOf what holds for a tenant, where it is another than the files say.
+ * @throws ResolversError; ConfigError of tenants; the system's error where a file of TLS cannot be read.
+ */
 export async function explainLogin(
   user: string,
   database: string | undefined,
   config: Config,
   log: Logger,
+  termsOf: (tenant: string) => TenantTerms = termsInFiles(config),
 ): Promise<Explanation> {
   const plan = loadPlan(config);
   const runs = new Map<Resolver, NonNullable<ExplainedResolver["run"]>>();
@@ -72,8 +76,9 @@ export async function explainLogin(
   try {
     identity = identify(startupOf(user, database), config);
     if (identity.kind === "tenant") {
-      const terms = termsOf(identity, config);
+      const terms = assertAllowed(identity, termsOf(identity.tenant));
       const claimed = terms.database === undefined ? identity : { ...identity, database: terms.database };
+      if (terms.database === undefined) assertDatabaseAllowed(claimed, config);
       const { host: upstreamHost = config.upstreamHost, port: upstreamPort = config.upstreamPort } =
         terms.upstream ?? {};
       const resolved = await resolve(claimed, plan, runs, { ...config, upstreamHost, upstreamPort }, log);
@@ -93,9 +98,12 @@ export async function explainLogin(
   return { identity, resolvers, context, verdict, reason };
 }
 
+function termsInFiles(config: Config): (tenant: string) => TenantTerms {
+  return (tenant) => new TenantPolicy(config, loadTenants(config)).termsOf(canonicalTenant(tenant));
+}
+
 /** @throws ProxyError tenant_denied. */
-function termsOf({ tenant }: TenantIdentity, config: Config): TenantTerms {
-  const terms = new TenantPolicy(config, loadTenants(config)).termsOf(canonicalTenant(tenant));
+function assertAllowed({ tenant }: TenantIdentity, terms: TenantTerms): TenantTerms {
   if (terms.denied !== undefined) throw new ProxyError("tenant_denied", { params: { tenant, reason: terms.denied } });
   return terms;
 }

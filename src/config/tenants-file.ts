@@ -140,7 +140,7 @@ function readEntry(table: Table, where: string, problems: string[]): TenantEntry
       if (denied !== undefined) overrides.denied = denied;
       continue;
     }
-    const field = FIELDS[name];
+    const field = Object.hasOwn(FIELDS, name) ? FIELDS[name] : undefined;
     if (field === undefined) {
       const hint = nearest(name, new Map(NAMES.map((known) => [known, known])));
       complain(`there is no ${quoted(name)}${hint && `: ${hint}`}`);

@@ -306,6 +306,7 @@ export class Session implements Admitted {
     this.#socket = forwarding.client;
     this.#forwarding = forwarding;
     this.#terminate = (error) => {
+      // A statement that runs would go on, and be committed, long after the client was told that it has ended.
       if (this.#state !== "closing" && forwarding.activity.state === "busy") void this.#cancelQuery(subject);
       forwarding.terminate(error);
     };

@@ -189,7 +189,7 @@ export class ProxyServer {
       metrics: this.metrics,
       directRead,
     };
-    const servers = new TenantServers(services, this.#options.resolvers ?? [], pools);
+    const servers = new TenantServers(services, pools);
     this.#servers = servers;
     this.metrics.openSessionBytes = () => totalOf([...this.#sessions.keys()].map(({ bytes }) => bytes));
     try {
@@ -241,7 +241,8 @@ export class ProxyServer {
       hasPools: this.#config.poolMode !== "none",
       pools: this.#pools,
       resolvers: () => this.#resolvers?.list ?? [],
-      explain: (user, database) => explainLogin(user, database, this.#config, this.#log),
+      explain: (user, database) =>
+        explainLogin(user, database, this.#config, this.#log, (tenant) => this.#admissions.termsOf(tenant)),
       deniedTenants: () => this.deniedTenants,
       terminate: (conn) => this.#terminate(conn),
       denyTenant: (pattern, reason) => this.denyTenant(pattern, reason),
@@ -326,13 +327,13 @@ export class ProxyServer {
       this.#credentials,
       this.#seal,
       this.#resolvers,
-      this.#servers,
       this.#admin,
       // The last one: it opens a file, which nobody would close.
       this.#audit,
     ];
     const reloads = parts.map((part) => part?.prepareReload());
     for (const take of reloads) take?.();
+    this.#servers?.takeReload();
     reloaded.takeSecrets();
     this.#shown = reloaded;
     this.#places.use(config);

@@ -3,31 +3,25 @@
  * client comes - connections, pools, resolvers, what is known of roles - and everything else is shared.
  */
 import type { TenantUpstream } from "../config/tenant-policy.ts";
-import type { CodeResolver } from "../config/resolvers-file.ts";
 import { Semaphore } from "../lib/semaphore.ts";
-import { Resolvers } from "../proxy/context/resolvers.ts";
 import { SafeRoles } from "../proxy/context/role-safety.ts";
 import type { PoolGroup } from "../proxy/pool/pool-group.ts";
 import type { ProxyServices } from "../proxy/services.ts";
 import { createDial } from "../proxy/upstream/dial.ts";
 import { RoleDefaults } from "../proxy/upstream/role-defaults.ts";
-import { UpstreamTls } from "../proxy/upstream/upstream-tls.ts";
 import { createPool } from "./create-pool.ts";
 
 export class TenantServers {
   readonly #shared: ProxyServices;
-  readonly #resolversInCode: readonly CodeResolver[];
   readonly #pools: PoolGroup;
   readonly #servers = new Map<string, ProxyServices>();
 
   /** @param shared the services for everybody else. */
-  constructor(shared: ProxyServices, resolversInCode: readonly CodeResolver[], pools: PoolGroup) {
+  constructor(shared: ProxyServices, pools: PoolGroup) {
     this.#shared = shared;
-    this.#resolversInCode = resolversInCode;
     this.#pools = pools;
   }
 
-  /** @throws Error where a file that is needed cannot be read. */
   of({ host, port }: TenantUpstream): ProxyServices {
     const name = JSON.stringify([host, port]);
     const known = this.#servers.get(name);
@@ -41,7 +35,8 @@ export class TenantServers {
     const shared = this.#shared;
     const { metrics, clock, log, keyCache, admissions } = shared;
     const config = { ...shared.config, upstreamHost, upstreamPort };
-    const upstreamTls = config.upstreamTls ? new UpstreamTls(config) : undefined;
+    // Files are read at the start and at a reload alone, and then for all servers at once.
+    const upstreamTls = shared.upstreamTls?.forServer(config);
     const login = { config, clock, dial: createDial(config, upstreamTls), keyCache, log };
     const own = {
       ...shared,
@@ -50,23 +45,21 @@ export class TenantServers {
       upstreamTls,
       roleDefaults: new RoleDefaults(login),
       safeRoles: new SafeRoles(clock),
-      resolvers: new Resolvers(config, this.#resolversInCode, { ...login, metrics }),
+      resolvers: shared.resolvers.forServer(config, { ...login, metrics }),
       isOwnServer: true,
     };
     if (config.poolMode === "none") return own;
     return { ...own, pool: createPool({ ...own, pools: this.#pools, poolSizeOf: admissions.poolSizeOf }) };
   }
 
-  /** As the reloads of the shared services. */
-  prepareReload(): () => void {
-    const reloads = [...this.#servers.values()].flatMap(({ upstreamTls, resolvers, roleDefaults }) => [
-      upstreamTls?.prepareReload(),
-      resolvers.prepareReload(),
-      () => roleDefaults.forget(),
-    ]);
-    return () => {
-      for (const take of reloads) take?.();
-    };
+  /** Takes what the shared services have read anew. */
+  takeReload(): void {
+    const common = this.#shared;
+    for (const { upstreamTls, resolvers, roleDefaults } of this.#servers.values()) {
+      if (common.upstreamTls !== undefined) upstreamTls?.takeFrom(common.upstreamTls);
+      resolvers.takeFrom(common.resolvers);
+      roleDefaults.forget();
+    }
   }
 
   close(): void {

@@ -61,15 +61,31 @@ export class Resolvers {
   #plan: ResolverPlan;
 
   /** @param code resolvers of the embedding program. @throws ResolversError. */
-  constructor(config: ResolverConfig, code: readonly CodeResolver[], services: ResolverServices) {
+  constructor(
+    config: ResolverConfig,
+    code: readonly CodeResolver[],
+    services: ResolverServices,
+    plan = loadPlan(config, code),
+  ) {
     const { resolverUser } = config;
     this.#config = config;
     this.#code = code;
     this.#services = services;
-    this.#plan = loadPlan(config, code);
+    this.#plan = plan;
     this.#dedicated = resolverUser === undefined ? undefined : new DedicatedResolvers(resolverUser, config, services);
     this.#cache = new ResolverCache(services.clock, services.metrics, { isPerContext: this.#dedicated === undefined });
     this.#watches = new SessionWatches(this.#dedicated?.askIn, services);
+  }
+
+  /** The same on another server, as the file was when it was read last. */
+  forServer(config: ResolverConfig, services: ResolverServices): Resolvers {
+    return new Resolvers(config, this.#code, services, this.#plan);
+  }
+
+  /** Takes what `common` has read, with an empty cache. */
+  takeFrom(common: Resolvers): void {
+    this.#plan = common.#plan;
+    this.#cache.clear();
   }
 
   /** Reads the file again. @returns what puts it to use, with an empty cache. @throws ResolversError. */

@@ -73,6 +73,11 @@ export class ExpectedAnswers {
     return this.#kinds[this.#head];
   }
 
+  /** What else is to be answered, in order. */
+  get pending(): readonly Asked[] {
+    return this.#kinds.slice(this.#head);
+  }
+
   get nextAbout(): About | undefined {
     return this.#about[this.#head];
   }

@@ -81,6 +81,7 @@ export class ClientMessages {
     if (this.mustWait) return STALLED;
     const session = conversation.session as PooledSession;
     if (conversation.isInCopy) conversation.becomeBlind();
+    conversation.onSent(type);
     switch (type) {
       case frontend.query:
         return this.#takeQuery(session);
@@ -114,7 +115,7 @@ export class ClientMessages {
   #takeCopy(type: number): number {
     const { at, end } = this.#passage;
     if (this.#conversation.isRestoring) return STALLED;
-    if (type !== frontend.copyData) this.#conversation.isInCopy = false;
+    if (type !== frontend.copyData) this.#conversation.onCopyEnd(type);
     if (this.#conversation.session !== undefined) return at;
     this.#passage.put();
     return end;

@@ -93,7 +93,6 @@ export class ClientReader {
   read(bytes: Buffer): void {
     if (this.#isClosed) return;
     this.reads += 1;
-    this.#conversation.hasSentSinceReady = true;
     if (this.#isStalled) {
       this.#held = this.#held === undefined ? Buffer.from(bytes) : Buffer.concat([this.#held, bytes]);
       return;

@@ -98,7 +98,10 @@ export class PooledForwarding implements Holder, Applicant {
     const traces = new Traces(borrower, config, (reason) => services.countPin(reason));
     const parameters = new ClientParameters(borrower, first);
     const onFailed: FailedAnswer = (kind, about, wasRead) => statements.onFailed(kind, about, wasRead);
-    const conversation = new Conversation(first, traces, onFailed);
+    const conversation = new Conversation(first, traces, onFailed, () => ({
+      client: this.#fromClient.reads,
+      upstream: this.#fromServer.reads,
+    }));
     const passage = new Passage();
     const statements = new ClientStatements(pool, config, borrower, traces, conversation, passage);
     const messages = new ClientMessages(pool, traces, conversation, statements, passage, () => this.#borrow());
@@ -148,16 +151,10 @@ export class PooledForwarding implements Holder, Applicant {
   }
 
   get activity(): Activity {
-    const { readies, transactions, isUnsynced } = this.#conversation;
+    const { answered: answers, transactions } = this.#conversation;
+    const { reads: clientReads } = this.#fromClient;
     const { reads: upstreamReads } = this.#fromServer;
-    return {
-      state: this.#activityState,
-      clientReads: this.#fromClient.reads,
-      upstreamReads,
-      // Before a Sync each answer is one on its own.
-      answers: readies + (isUnsynced ? upstreamReads : 0),
-      transactions,
-    };
+    return { state: this.#activityState, clientReads, upstreamReads, answers, transactions };
   }
 
   get #activityState(): Activity["state"] {
@@ -166,11 +163,10 @@ export class PooledForwarding implements Holder, Applicant {
       return this.#fromClient.isStalled || this.#request !== undefined ? "waiting" : "idle";
     }
     if (conversation.isRestoring) return "waiting";
-    if (conversation.isInCopy) return "held";
-    if (conversation.owesAnswer) return "busy";
+    const { turn, isBlind, isInCopy, isUnsynced } = conversation;
+    if (isBlind || isInCopy || turn === "busy" || turn === "unclear") return turn;
     if (this.#fromClient.isInsideMessage) return "held";
-    if (this.#traces.mustRestore && !conversation.isUnsynced) return "waiting";
-    return conversation.isInside ? "held" : "idle";
+    return this.#traces.mustRestore && !isUnsynced ? "waiting" : turn;
   }
 
   start(greeting: Buffer): void {

@@ -164,6 +164,7 @@ export class ServerReader {
   /** @returns whether the client sees it. */
   #readMessage(type: number, bytes: Buffer, at: number, end: number): boolean {
     const conversation = this.#conversation;
+    conversation.onReceived(type, bytes[at + HEADER_BYTES] ?? -1);
     switch (type) {
       case backend.parameterStatus:
         this.#readParameter(bytes, at, end);

@@ -65,12 +65,13 @@ export class SessionTimers implements Disposable {
     this.#last = activity;
     const { state } = activity;
     const { silenceMs, queryMs, transactionMs, heldMs, idleMs } = this.#timeouts as TenantTimeouts;
-    if (state === "busy") this.#check("query_timeout", queryMs, now - this.#querySince);
-    if (state === "held") this.#check("idle_transaction", heldMs, now - this.#heldSince);
-    if (state === "busy" || state === "held") {
+    const isUnclear = state === "unclear";
+    if (isUnclear || state === "busy") this.#check("query_timeout", queryMs, now - this.#querySince);
+    if (isUnclear || state === "held") this.#check("idle_transaction", heldMs, now - this.#heldSince);
+    if (isUnclear || state === "busy" || state === "held") {
       this.#check("transaction_timeout", transactionMs, now - this.#transactionSince);
     }
-    if (state === "idle") this.#check("client_idle", idleMs, now - this.#idleSince);
+    if (isUnclear || state === "idle") this.#check("client_idle", idleMs, now - this.#idleSince);
     this.#check("silence_timeout", silenceMs, now - this.#silentSince);
   }
 
@@ -83,7 +84,7 @@ export class SessionTimers implements Disposable {
       this.#heldSince = now;
       this.#idleSince = now;
     }
-    if (answers !== this.#queryId || (state === "busy" && last?.state !== "busy")) this.#querySince = now;
+    if (answers !== this.#queryId || (mayRun(state) && !mayRun(last?.state))) this.#querySince = now;
     this.#queryId = answers;
     if (transactions !== this.#transactionId || !this.#isInside) this.#transactionSince = now;
     this.#transactionId = transactions;
@@ -95,4 +96,8 @@ export class SessionTimers implements Disposable {
     this[Symbol.dispose]();
     this.#session.expire(new ProxyError(code, { params: { seconds: limitMs / 1_000 } }));
   }
+}
+
+function mayRun(state: Activity["state"] | undefined): boolean {
+  return state === "busy" || state === "unclear";
 }

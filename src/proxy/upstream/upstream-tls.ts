@@ -28,9 +28,19 @@ export class UpstreamTls {
   #context: SecureContext;
 
   /** @throws Error naming the file that cannot be read or used. */
-  constructor(config: UpstreamTlsConfig) {
+  constructor(config: UpstreamTlsConfig, context = loadContext(config)) {
     this.#config = config;
-    this.#context = loadContext(config);
+    this.#context = context;
+  }
+
+  /** The same for another server, with what the files held when they were read last. */
+  forServer(config: UpstreamTlsConfig): UpstreamTls {
+    return new UpstreamTls(config, this.#context);
+  }
+
+  /** Takes what `common` has read. */
+  takeFrom(common: UpstreamTls): void {
+    this.#context = common.#context;
   }
 
   /**

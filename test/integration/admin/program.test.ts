@@ -297,6 +297,10 @@ describe("a change", () => {
     expect((await post("/tenants/deny?tenant=ac*&reason=moved")).json()).toEqual({ status: "ok" });
     expect(await gone).toMatchObject({ code: "57P01", message: expect.stringContaining("moved") as string });
     await expect(logIn("acme")).rejects.toMatchObject({ code: "28000" });
+    expect((await get("/explain?user=app_user.acme")).json()).toMatchObject({
+      verdict: "refused",
+      reason: '28000 tenant "acme" may not connect: moved',
+    });
     await other.query("SELECT 1");
     await other.end();
     expect((await get("/tenants")).json()).toMatchObject({ denied: [{ tenant: "ac*", reason: "moved" }] });
@@ -304,7 +308,15 @@ describe("a change", () => {
     expect((await post("/tenants/allow?tenant=acme")).status).toBe(404);
     expect((await post("/tenants/allow?tenant=ac*")).status).toBe(200);
     await (await logIn("acme")).end();
-    for (const wrong of ["", "?tenant=", "?tenant=acme&reason=", "?tenant=acme&reason=a%00b", "?tenant=a&tenant=b"]) {
+    for (const wrong of [
+      "",
+      "?tenant=",
+      "?tenant=acme&reason=",
+      "?tenant=acme&reason=a%00b",
+      "?tenant=acme&reason=%C2%9B2J",
+      "?tenant=acme&reason=%E2%80%AEa",
+      "?tenant=a&tenant=b",
+    ]) {
       expect((await post(`/tenants/deny${wrong}`)).status, wrong).toBe(400);
     }
     await audited({ audit: "change", action: "POST /tenants/deny?tenant=ac*&reason=moved", outcome: "done" });

@@ -141,6 +141,27 @@ describe("a tenant with a server of its own", () => {
     await cancel(processID, secretKey, acme.port);
     expect((await slow).code).toBe("57014");
   });
+
+  it("has the resolvers that everybody has: files that have changed since count when they are reloaded", async () => {
+    const resolvers = path.join(folder, "resolvers.toml");
+    const plan = (value: string): string =>
+      `[[resolver]]\nname = "plan"\nquery = "select '${value}' as plan"\ninject = { "app.plan" = "plan" }\n`;
+    await writeFile(resolvers, plan("old"));
+    const tenants = `[[tenant]]\nmatch = "acme*"\nupstream_port = ${fixture.server.port}\n`;
+    const { connect, reload } = await open({ resolvers, resolver_connection: "session" }, PASSWORD, tenants);
+    const planOf = async (tenant: string): Promise<unknown> =>
+      (await (await connect(tenant)).query("select current_setting('app.plan') as plan")).rows[0].plan;
+    await writeFile(resolvers, plan("new"));
+    expect([await planOf("globex"), await planOf("acme")]).toEqual(["old", "old"]);
+    await writeFile(resolvers, "no TOML");
+    expect((await reload(tenants))["msg"]).toMatch(/^could not reload, everything stays as it was/);
+    // Another server, whose first client comes now.
+    const others = `${tenants}[[tenant]]\nmatch = "initech"\nupstream_host = "localhost"\n`;
+    await writeFile(resolvers, plan("new"));
+    await reload(others);
+    await writeFile(resolvers, "no TOML");
+    expect([await planOf("globex"), await planOf("acme"), await planOf("initech")]).toEqual(["new", "new", "new"]);
+  });
 });
 
 /** A CancelRequest as a driver sends it. */

@@ -8,6 +8,8 @@ import { POOL_MODES } from "../../support/pool-modes.ts";
 import { RawClient } from "../../support/raw-client.ts";
 import { errorOf, startTenantFixture, type TenantFixture } from "../../support/tenant-fixture.ts";
 
+const { bind, copyDone, execute, flush, parse, query, sync } = frontend;
+
 let fixture: TenantFixture;
 beforeAll(async () => {
   fixture = await startTenantFixture();
@@ -229,4 +231,60 @@ describe.each(POOL_MODES)("in $mode mode", ({ mode, settings, password }) => {
       expect(await fixture.asSuperuser(running)).toEqual([]);
     },
   );
+
+  it("what a denied tenant was doing ends with its session: nothing of it is committed later", async () => {
+    const { proxy, port } = await fixture.proxyWith(settings);
+    const login = { user: "app_user.acme", password, parameters: { database: "postgres" } };
+    using client = await RawClient.logIn({ host: "127.0.0.1", port }, login);
+    const insert = (seconds: number): Buffer =>
+      query(`insert into notes (tenant_id, body) select 'acme', 'late ${mode}' from pg_sleep(${seconds})`);
+    client.send(insert(3), ...Array.from({ length: 20 }, () => insert(0.01)));
+    const running = `select 1 from pg_stat_activity where query like '%late ${mode}%' and usename = 'app_user' and state = 'active'`;
+    const isRunning = async (): Promise<boolean> => (await fixture.asSuperuser(running)).length > 0;
+    await expect.poll(isRunning).toBe(true);
+    proxy.denyTenant("acme", "moved");
+    await client.untilClosed();
+    expect(client.error["C"]).toBe("57P01");
+    await expect.poll(isRunning, { timeout: 20_000 }).toBe(false);
+    expect(await fixture.asSuperuser(`select 1 from notes where body = 'late ${mode}'`)).toEqual([]);
+  });
+
+  const noisy = "do $$ begin for i in 1..100 loop raise notice 'on and on'; perform pg_sleep(0.1); end loop; end $$";
+  const slow = "select pg_sleep(30)";
+  it.each<[string, string, SettingValues, Buffer[]]>([
+    ["57014", "a Flush behind a query that says something", { query_timeout: 0.5 }, [query(noisy), flush]],
+    ["57014", "an Execute that says something", { query_timeout: 0.5 }, [parse(noisy), bind(), execute(), flush]],
+    ["57014", "an Execute without a Flush", { query_timeout: 0.5 }, [parse(slow), bind(), execute()]],
+    [
+      "57014",
+      "a query behind a COPY that is sent as a whole",
+      { query_timeout: 0.5 },
+      [query("copy plain from stdin"), copyDone, query(slow)],
+    ],
+    [
+      "25P03",
+      "a Flush without anything to answer",
+      { idle_transaction_timeout: 0.5 },
+      [query("begin"), query("lock table plain in access share mode"), flush],
+    ],
+    [
+      "25P03",
+      "a Parse behind a Flush",
+      { idle_transaction_timeout: 0.5 },
+      [parse("begin"), bind(), execute(), flush, parse("select 1", "x")],
+    ],
+    [
+      "25P03",
+      "a query that the server drops",
+      { idle_transaction_timeout: 0.5 },
+      [query("begin"), parse("no SQL"), query("select 1"), sync],
+    ],
+  ])("%s is not put off by %s", async (sqlstate, _what, more, messages) => {
+    const { port } = await fixture.proxyWith({ ...settings, ...more });
+    const login = { user: "app_user.acme", password, parameters: { database: "postgres" } };
+    using client = await RawClient.logIn({ host: "127.0.0.1", port }, login);
+    client.send(...messages);
+    await client.untilClosed();
+    expect([client.error["S"], client.error["C"]]).toEqual(["FATAL", sqlstate]);
+  });
 });

@@ -32,6 +32,14 @@ describe("sessions", () => {
       { tenant: "__proto__", connections: 1 },
     ]);
   });
+
+  it("of one tenant are found together, however it is spelled", () => {
+    const uuid = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
+    const spelled = [session(1, uuid), session(2, uuid.toUpperCase()), session(3, `{${uuid.replaceAll("-", "")}}`)];
+    expect(viewSessions(spelled, `{${uuid}}`, 10).total).toBe(3);
+    const tenants = viewTenants({ sessions: () => spelled, deniedTenants: () => [] }, 10);
+    expect(tenants).toMatchObject({ total: 1, tenants: [{ tenant: uuid, connections: 3 }] });
+  });
 });
 
 it("pools are shown largest first, up to the limit", () => {

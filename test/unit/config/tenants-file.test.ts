@@ -98,6 +98,7 @@ describe("an entry", () => {
     [`match = ""`, 't.toml:1: match: expected a tenant or a list of them, as "acme*" or ["acme", "globex"]'],
     ["", 't.toml:1: match: expected a tenant or a list of them, as "acme*" or ["acme", "globex"]'],
     [`match = "a"\nquery_timout = 3`, 't.toml:1: there is no "query_timout": did you mean query_timeout?'],
+    [`match = "a"\nconstructor = 1`, 't.toml:1: there is no "constructor"'],
     [`match = "a"\nquery_timeout = -1`, 't.toml:1: query_timeout "-1": expected seconds, from 0 to 86400'],
     [
       `match = "a"\ntenant_max_connections = 0`,
