@@ -10,6 +10,7 @@ import Fastify, {
   type FastifyRequest,
   type FastifyServerOptions,
 } from "fastify";
+import type { Server, Socket } from "node:net";
 import type { SecureContextOptions } from "node:tls";
 import type { AdminToken } from "../config/admin-tokens.ts";
 import { oneLine } from "../config/one-line.ts";
@@ -68,7 +69,7 @@ export async function createApi(
   };
   // Every answer is checked against its schema in tests; here nothing that is not in it gets out.
   const api = Fastify(options as FastifyServerOptions) as unknown as FastifyInstance;
-  api.server.maxConnections = MAX_CONNECTIONS;
+  boundConnections(api.server);
   api.removeContentTypeParser("text/plain");
 
   api.decorateRequest("token", undefined);
@@ -94,6 +95,17 @@ export async function createApi(
   await api.register(async (routes) => addRoutes(routes, ports));
   await api.ready();
   return api;
+}
+
+/** One too many takes the place of the one that is open for longest: connections that say nothing keep nobody out. */
+function boundConnections(server: Server): void {
+  const sockets = new Set<Socket>();
+  server.on("connection", (socket) => {
+    sockets.add(socket);
+    socket.once("close", () => sockets.delete(socket));
+    const [oldest] = sockets;
+    if (sockets.size > MAX_CONNECTIONS) oldest?.destroy();
+  });
 }
 
 /** What the router itself refuses comes by no hook. */

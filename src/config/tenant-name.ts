@@ -16,7 +16,7 @@ export function canonicalTenant(tenant: string): string {
 
 const isUuid = (canonical: string): boolean => /^[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}$/.test(canonical);
 
-/** A pattern of tenants in any spelling: those of UUIDs are compared without case. */
+/** A pattern of tenants in any spelling: those of UUIDs are compared without case and braces, with hyphens and without. */
 export class TenantMatch {
   readonly text: string;
   readonly #pattern: TenantPattern;
@@ -29,11 +29,12 @@ export class TenantMatch {
     this.text = text;
     this.only = text.includes("*") ? undefined : canonicalTenant(text);
     this.#pattern = TenantPattern.of(canonicalTenant(text));
-    this.#ofUuids = TenantPattern.of(canonicalTenant(text).toLowerCase());
+    this.#ofUuids = TenantPattern.of(canonicalTenant(text).toLowerCase().replace(/[{}]/g, ""));
   }
 
   /** @param canonical of canonicalTenant. */
   matches(canonical: string): boolean {
-    return (isUuid(canonical) ? this.#ofUuids : this.#pattern).matches(canonical);
+    if (!isUuid(canonical)) return this.#pattern.matches(canonical);
+    return this.#ofUuids.matches(canonical) || this.#ofUuids.matches(canonical.replaceAll("-", ""));
   }
 }

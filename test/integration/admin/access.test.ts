@@ -254,20 +254,17 @@ describe("one listener", () => {
     expect(await raw(port, "GET /%zz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).toMatch(
       /^HTTP\/1\.1 400 /,
     );
-    // Beyond the limit of connections one is closed without an answer.
-    const silent = await Promise.all(Array.from({ length: 100 }, () => connectTo(port)));
-    await expect(ask({ port }, "/health")).rejects.toThrow();
+    // Beyond the limit the connection that is open for longest makes room.
+    const silent = await Promise.all(Array.from({ length: 150 }, () => connectTo(port)));
+    // The agent's own kept-alive connection may have been that one.
+    const health = (): Promise<number> =>
+      ask({ port }, "/health")
+        .then(({ status }) => status)
+        .catch(() => 0);
+    await expect.poll(health).toBe(200);
+    await expect.poll(() => silent.filter(({ destroyed }) => destroyed).length).toBeGreaterThanOrEqual(50);
+    expect(silent.filter(({ destroyed }) => !destroyed).length).toBeGreaterThan(90);
     for (const socket of silent) socket.destroy();
-    await expect
-      .poll(
-        () =>
-          ask({ port }, "/health").then(
-            ({ status }) => status,
-            () => 0,
-          ),
-        { timeout: 10_000 },
-      )
-      .toBe(200);
   });
 });
 

@@ -43,6 +43,10 @@ describe("TenantMatch", () => {
     ["A0EEBC99-*", UUID, true],
     ["A0EEBC99-*", "A0EEBC99-x", true],
     ["A0EEBC99-*", "a0eebc99-x", false],
+    ["A0EEBC999C0B*", UUID, true],
+    ["{a0eebc99*", UUID, true],
+    ["*bb9bd380a11}", UUID, true],
+    ["a0eebc99c0b*", UUID, false],
     // No separator is taken apart: the tenant alone is compared.
     ["blocked", "blocked:user1", false],
   ])("%s of %s: %s", (pattern, tenant, expected) => {
