@@ -196,6 +196,10 @@ export class Session implements Admitted {
     const credential = this.#proxy.credentials.methodFor(claimed) ?? "relayed";
     this.#login = { ...this.#login, credential, hasCertificate: certificate !== undefined };
     let resolved: ResolvedContext | undefined;
+    const letIn = (identity: Identity): void => {
+      if (!this.#hasOwnDatabase) assertDatabaseAllowed(identity, config);
+      if (identity.kind === "tenant") this.#admission ??= admissions.admit(identity.tenant, this);
+    };
     using login = await authenticate(
       {
         client,
@@ -204,7 +208,8 @@ export class Session implements Admitted {
         isEncrypted: tls !== undefined,
         isPrivate: this.#isLocal || tls !== undefined,
         endPoint: () => endPointOf(client.socket),
-        refine: async (tenant) => {
+        onProved: async (tenant) => {
+          letIn(tenant); // before it costs the server anything
           if (!resolvers.chooseRole) return tenant;
           resolved = await resolvers.resolve(tenant, undefined, signal);
           return withLoginRole(tenant, resolved.loginRole, config);
@@ -213,8 +218,7 @@ export class Session implements Admitted {
       this.#proxy,
       signal,
     );
-    if (!this.#hasOwnDatabase) assertDatabaseAllowed(login.identity, config);
-    if (login.identity.kind === "tenant") this.#admission = admissions.admit(login.identity.tenant, this);
+    letIn(login.identity);
     if (login.upstream === undefined) return this.#borrow(login, resolved, client, signal);
     const { identity, upstream, greeting } = login;
 

@@ -73,6 +73,15 @@ describe("a login that pgvpd ends with SCRAM", () => {
     expect(client.messages[0]?.body).toEqual(bytes(int32(196_610), int32(1), "_pq_.x\0"));
   });
 
+  it("costs the server nothing where the tenant may not connect, and says so to who has proved its credential", async () => {
+    const wire = openScram({ config: { tenantDeny: ["acme"] } });
+    const wrong = await wire.logIn({ password: "wrong" });
+    expect(wrong.client.sqlstate).toBe("28P01");
+    const { client } = await wire.logIn();
+    expect(client.sqlstate).toBe("28000");
+    expect(wire.upstreams).toEqual([]);
+  });
+
   it("waits where as many log in upstream as server_connect_limit says, in the order of the clients", async () => {
     let gate: Promise<void> | undefined;
     let letOneIn: () => void = () => {};

@@ -33,8 +33,8 @@ export interface Login {
   readonly isPrivate: boolean;
   /** What the client can bind its login to; undefined in plain text, and where the certificate has no digest. */
   endPoint(): Buffer | undefined;
-  /** What a tenant's proof leads to, where pgvpd has ended it: the identity that logs in upstream. */
-  refine(identity: TenantIdentity): Promise<TenantIdentity>;
+  /** A tenant has proved its credential to pgvpd: it is let in, or not, and this is the identity that logs in upstream. */
+  onProved(identity: TenantIdentity): Promise<TenantIdentity>;
 }
 
 export interface AuthServices extends LoginServices {
@@ -99,7 +99,7 @@ async function end(
   const credential = await services.credentials.find(claimed, signal);
   const proof = await endAuthentication({ ...login, credential, endPoint: login.endPoint() }, method, signal);
 
-  const identity = claimed.kind === "tenant" ? await login.refine(claimed) : claimed;
+  const identity = claimed.kind === "tenant" ? await login.onProved(claimed) : claimed;
   const { loginRole: role, database, minor } = identity;
   // What was proved opens the role that it was proved for, and no other.
   const secrets = role === claimed.loginRole ? proof : {};
