@@ -142,11 +142,12 @@ specification and they are gone.
 
 ## Changing settings
 
-Settings are read at start. SIGHUP reads \`credentials_file\`, \`context_key_file\`, \`admin_tokens_file\`, the file of \`resolvers\` and the
-files of certificates, keys and CAs again, for connections from then on, and opens a new \`audit_log\` where the old one was moved;
-where one of them cannot be used nothing changes, and the log says why. For other settings start anew: on SIGTERM the
-connections that are open may go on for \`drain_timeout\` seconds, while a new process already
-takes the port.
+SIGHUP reads the file and the variables again, and everything that they name: \`tenants\`, the lists, limits and timeouts of tenants,
+\`max_client_conn\` and its like, \`log_level\`, passwords that were set before, \`credentials_file\`, \`context_key_file\`, \`admin_tokens_file\`, the file of
+\`resolvers\` and the files of certificates, keys and CAs; it opens a new \`audit_log\` where the old one was moved. Where one of them
+cannot be used nothing changes, and the log says why ([tenants.md](tenants.md) has what becomes of open sessions). Other settings that have
+changed are named in the log and take effect with a restart: on SIGTERM the connections that are open may go on for
+\`drain_timeout\` seconds, while a new process already takes the port.
 
 ## Settings`;
 
