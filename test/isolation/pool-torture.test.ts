@@ -75,7 +75,7 @@ describe.each(versions)("PostgreSQL %s", (version) => {
       if (process.env["PGVPD_TORTURE_SECONDS"] !== undefined)
         process.stdout.write(`${mode} ${JSON.stringify([...tally.counts])}\n`);
       expect(tally.foreign).toEqual([]);
-      expect(tally.counts.get("statement")).toBeGreaterThan(SECONDS * 20);
+      expect(tally.counts.get("statement")).toBeGreaterThan(50);
       expect(await misplaced(fixture)).toEqual([]);
 
       await expect.poll(() => pooled.proxy.sessionCount, { timeout: 20_000 }).toBe(0);

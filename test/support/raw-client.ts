@@ -86,9 +86,14 @@ export class RawClient implements Disposable {
   /** Opens a connection and logs in; rejects with what the server said where it refuses. */
   static async logIn(place: Place, login: RawLogin): Promise<RawClient> {
     const client = await RawClient.open(place);
-    await client.logIn(login);
-    if (client.key === undefined) throw new Error(`no login, but "${client.types}" ${JSON.stringify(client.error)}`);
-    return client;
+    try {
+      await client.logIn(login);
+      if (client.key === undefined) throw new Error(`no login, but "${client.types}" ${JSON.stringify(client.error)}`);
+      return client;
+    } catch (error) {
+      client.socket.destroy();
+      throw error;
+    }
   }
 
   /** Everything that came, as it came. */
