@@ -311,7 +311,8 @@ export class Session implements Admitted {
     this.#forwarding = forwarding;
     this.#terminate = (error) => {
       // A statement that runs would go on, and be committed, long after the client was told that it has ended.
-      if (this.#state !== "closing" && forwarding.activity.state === "busy") void this.#cancelQuery(subject);
+      const mayRun = ["busy", "unclear"].includes(forwarding.activity.state);
+      if (this.#state !== "closing" && mayRun) void this.#cancelQuery(subject);
       forwarding.terminate(error);
     };
     this.#startTimers(forwarding);
