@@ -2,14 +2,15 @@
  * The listeners of the HTTP API: a port, a Unix-domain socket, or both. It opens them, reads tokens and certificates again
  * when it is told to, and closes them.
  */
-import { chmod, lstat, unlink } from "node:fs/promises";
+import { chmod } from "node:fs/promises";
 import type { FastifyInstance } from "fastify";
 import type { Server } from "node:https";
-import { connect, isIPv4, type AddressInfo } from "node:net";
+import { isIPv4, type AddressInfo } from "node:net";
 import type { SecureContextOptions } from "node:tls";
 import { loadAdminTokens, type AdminTokens } from "../config/admin-tokens.ts";
 import type { Config } from "../config/settings.ts";
 import { loadAdminTls } from "../config/tls-files.ts";
+import { removeStale } from "../proxy/listen/stale-socket.ts";
 import { createApi } from "./api.ts";
 import type { Exposure } from "./gate.ts";
 import type { AdminPorts } from "./ports.ts";
@@ -140,22 +141,4 @@ async function listen(
     };
     throw new Error(`cannot open the HTTP API on ${name}: ${advice[code ?? ""] ?? message}`, { cause: error });
   }
-}
-
-/**
- * A socket that a killed process left behind refuses connections; one that is in use does not, and stays. So does a file
- * that is no socket, whatever the setting says.
- */
-async function removeStale(path: string): Promise<void> {
-  const status = await lstat(path).catch(() => undefined);
-  if (status?.isSocket() !== true) return;
-  const code = await new Promise<string | undefined>((resolve) => {
-    const probe = connect(path);
-    probe.once("connect", () => {
-      probe.destroy();
-      resolve(undefined);
-    });
-    probe.once("error", (error: NodeJS.ErrnoException) => resolve(error.code));
-  });
-  if (code === "ECONNREFUSED") await unlink(path);
 }

@@ -2,13 +2,14 @@
  * The sockets that clients connect to: one for each address of `listen_host`, and a Unix-domain socket where
  * `unix_socket_dir` says so. A failed accept (no file descriptor left) is logged and survived.
  */
-import { chmod, unlink } from "node:fs/promises";
-import { connect, createServer, type AddressInfo, type Server, type Socket } from "node:net";
+import { chmod } from "node:fs/promises";
+import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import type { Config } from "../../config/settings.ts";
 import type { Clock } from "../../lib/clock.ts";
 import type { Logger } from "../../observe/logger.ts";
 import type { ClientConnection } from "../client-connection.ts";
+import { removeStale } from "./stale-socket.ts";
 
 type ListenConfig = Pick<
   Config,
@@ -125,19 +126,6 @@ function explain(error: NodeJS.ErrnoException, wanted: ListenAddress): Error {
     ENOENT: "there is no such folder: set unix_socket_dir to one that exists",
   };
   return new Error(`cannot listen on ${where}: ${advice[error.code ?? ""] ?? error.message}`, { cause: error });
-}
-
-/** A socket that a killed process left behind refuses connections; one that is in use does not, and stays. */
-async function removeStale(path: string): Promise<void> {
-  const code = await new Promise<string | undefined>((resolve) => {
-    const probe = connect(path);
-    probe.once("connect", () => {
-      probe.destroy();
-      resolve(undefined);
-    });
-    probe.once("error", (error: NodeJS.ErrnoException) => resolve(error.code));
-  });
-  if (code === "ECONNREFUSED") await unlink(path);
 }
 
 function describeConnection(socket: Socket, isTlsPort: boolean): ClientConnection {

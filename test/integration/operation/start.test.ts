@@ -1,5 +1,5 @@
 /** What the built program says when it cannot start: the setting, where it stands and what is allowed, and exit code 1. */
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { once } from "node:events";
 import { tmpdir } from "node:os";
@@ -89,6 +89,18 @@ describe("the program does not start, with exit code 1,", () => {
 
   it("on a folder for its socket that is not there", async () => {
     expect(await failedStart({ unix_socket_dir: "/nonexistent" })).toContain("cannot listen on /nonexistent/.s.PGSQL.");
+  });
+
+  it("on a file where its socket goes, which stays as it is", async () => {
+    const folder = await mkdtemp(path.join(tmpdir(), "pgvpd-start-"));
+    try {
+      const file = path.join(folder, ".s.PGSQL.26432");
+      await writeFile(file, "somebody's");
+      expect(await failedStart({ unix_socket_dir: folder, port: 26_432 })).toContain(`cannot listen on ${file}`);
+      expect(await readFile(file, "utf8")).toBe("somebody's");
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 });
 
