@@ -273,6 +273,8 @@ export class Session implements Admitted {
     const counted = { ...identity, tenant: canonicalTenant(identity.tenant) };
     const borrower = new Borrower(counted, resolved.context, secrets);
     const session = await pool.acquire(borrower, this, signal);
+    if (signal.aborted) pool.destroy(session); // ended just when its turn came
+    signal.throwIfAborted();
     const greeting = Greeting.of(session.parameters);
     const key = createCancelKey(identity.minor);
     greeting.addKey(key);
